@@ -1,0 +1,1 @@
+"""Penstock: Google Cloud Pub/Sub to Apache Spark as sealed, replayable Arrow batches."""
