@@ -1,0 +1,27 @@
+"""All events of the daemon, one class each, by room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from prometheus_client import Counter
+
+from penstock.telemetry.event import REGISTRY, Event
+
+
+def _counter(name: str, help_text: str, *labels: str) -> Counter:
+    return Counter(f"penstock_{name}", help_text, labels, registry=REGISTRY)
+
+
+# --- pubsub ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOpened(Event):
+    """A pull stream was opened."""
+
+    level = "debug"
+    counter: ClassVar = _counter("pull_streams_opened", "StreamingPull calls started", "subscription")
+    subscription: str
+    stream: int
