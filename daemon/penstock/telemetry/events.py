@@ -25,3 +25,16 @@ class StreamOpened(Event):
     counter: ClassVar = _counter("pull_streams_opened", "StreamingPull calls started", "subscription")
     subscription: str
     stream: int
+
+
+# --- flight ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestFailed(Event):
+    """A call failed in a way that nobody planned: a defect of ours."""
+
+    level = "error"
+    counter: ClassVar = _counter("flight_defects", "Flight calls that failed by a defect", "call")
+    call: str
+    error: str

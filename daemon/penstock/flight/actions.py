@@ -1,0 +1,140 @@
+"""What each action does. Runs on the loop; every decision is the reservoir's."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from penstock.contract import MAX_SLICES, PROTOCOL_VERSION, ROWS_SCHEMA, project
+from penstock.contract import actions as bodies
+from penstock.contract.body import Body, Request
+from penstock.errors import InvalidRequest
+from penstock.reservoir import Reservoir, Subscription
+
+MAX_BACKLOG_WAIT_S = 30.0
+"""Longest that `backlog` waits; the action's deadline is a little longer."""
+
+SCHEMA_TEXT = base64.b64encode(ROWS_SCHEMA.serialize().to_pybytes()).decode()
+
+
+class Opener(Protocol):
+    """Finds or starts the subscription that `open` names."""
+
+    async def subscription(self, name: str, create: bodies.CreateSubscription | None) -> Subscription:
+        """Raises `SubscriptionNotAllowed`, `SubscriptionFailed`, `InvalidRequest`, `Draining`."""
+
+    def state(self) -> str:
+        """What the daemon is doing: `serving` or `draining`."""
+
+    def figures(self) -> dict[str, dict[str, object]]:
+        """Subscription → figures, for `status`."""
+
+    def drain(self) -> None:
+        """Begin to shut down."""
+
+
+class Actions:
+    """The action of each name in `contract.actions.ACTIONS`."""
+
+    def __init__(self, reservoir: Reservoir, opener: Opener, version: str) -> None:
+        self._reservoir = reservoir
+        self._opener = opener
+        self._version = version
+        self._handlers: dict[str, Callable[[Any], Awaitable[Body] | Body]] = {
+            name: getattr(self, f"_{name}") for name in bodies.ACTIONS
+        }
+
+    async def call(self, name: str, raw: bytes) -> bytes:
+        """Parse, do, and answer as JSON. Raises `PenstockError`."""
+        action = bodies.ACTIONS.get(name)
+        if action is None:
+            raise InvalidRequest(f"action {name!r} is unknown; known are {', '.join(bodies.ACTIONS)}")
+        request: Request = action.request.read(raw, PROTOCOL_VERSION)
+        reply = self._handlers[name](request)
+        return (reply if isinstance(reply, Body) else await reply).to_json()
+
+    async def _open(self, request: bodies.OpenRequest) -> bodies.OpenReply:
+        if request.after < 0 or request.reader.generation < 1 or not request.consumer:
+            raise InvalidRequest("open: after >= 0, a generation >= 1 and a consumer are needed")
+        subscription = await self._opener.subscription(request.subscription, request.create)
+        consumer = self._reservoir.open(
+            subscription, request.consumer, request.reader, after=request.after, share=request.share
+        )
+        return bodies.OpenReply(
+            node=self._reservoir.node,
+            incarnation=self._reservoir.incarnation,
+            schema=SCHEMA_TEXT,
+            held={epoch: batch.id for epoch, batch in consumer.batches.items()},
+            generation=consumer.reader.generation,
+            excluded=tuple(consumer.excluded),
+            heartbeat_s=consumer.heartbeat_s,
+        )
+
+    def _alive(self, request: bodies.AliveRequest) -> Body:
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        subscription.alive(consumer)
+        return bodies.Empty()
+
+    def _bye(self, request: bodies.ByeRequest) -> Body:
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        subscription.bye(consumer)
+        return bodies.Empty()
+
+    def _close(self, request: bodies.CloseRequest) -> Body:
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        subscription.close(consumer)
+        return bodies.Empty()
+
+    async def _backlog(self, request: bodies.BacklogRequest) -> Body:
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        if request.wait_s > 0:
+            try:
+                async with asyncio.timeout(min(request.wait_s, MAX_BACKLOG_WAIT_S)):
+                    await subscription.wait_rows()
+            except TimeoutError:
+                pass
+        return subscription.backlog(consumer)
+
+    def _seal(self, request: bodies.SealRequest) -> Body:
+        if request.epoch <= request.after or request.after < 0:
+            raise InvalidRequest(f"seal: epoch {request.epoch} must come after {request.after}")
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        return subscription.seal(consumer, request.epoch, max_rows=request.max_rows, max_bytes=request.max_bytes)
+
+    def _plan(self, request: bodies.PlanRequest) -> Body:
+        if not 1 <= request.slices <= MAX_SLICES:
+            raise InvalidRequest(f"plan: slices must be from 1 to {MAX_SLICES}, not {request.slices}")
+        project(request.columns)
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        slices = subscription.plan(
+            consumer, request.epoch, request.batch, request.slices, request.columns, PROTOCOL_VERSION
+        )
+        return bodies.PlanReply(slices=tuple(slices))
+
+    def _commit(self, request: bodies.CommitRequest) -> Body:
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        states = subscription.commit(consumer, request.epochs, frozenset(request.excluded), contact=not request.task)
+        return bodies.CommitReply(epochs=states)
+
+    def _release(self, request: bodies.ReleaseRequest) -> Body:
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        subscription.release(consumer, request.epoch, request.batch)
+        return bodies.Empty()
+
+    def _status(self, request: bodies.StatusRequest) -> Body:
+        budget = self._reservoir.budget
+        return bodies.StatusReply(
+            node=self._reservoir.node,
+            incarnation=self._reservoir.incarnation,
+            version=self._version,
+            state=self._opener.state(),
+            generation=self._reservoir.generation(request.consumer) if request.consumer else 0,
+            subscriptions=self._opener.figures(),
+            memory={"used_bytes": budget.used_bytes, "limit_bytes": budget.limit_bytes},
+        )
+
+    def _drain(self, _request: bodies.DrainRequest) -> Body:
+        self._opener.drain()
+        return bodies.Empty()

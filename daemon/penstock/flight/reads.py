@@ -1,0 +1,83 @@
+"""Running `do_get`s: what they still hold, and the end of those whose reader stands still."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from penstock.clock import Clock
+from penstock.contract import project
+from penstock.errors import ReadIdle
+from penstock.reservoir import Snapshot
+
+
+class Read:
+    """One `do_get`. C++ asks for the next record batch whenever the reader's window has room."""
+
+    def __init__(self, snapshot: Snapshot, columns: Sequence[str] | None, clock: Clock) -> None:
+        self.schema = project(columns)
+        self.progress_at = clock()
+        self.rows = snapshot.rows
+        self.done = False
+        self._cancelled = False
+        self._parts = deque(snapshot.parts)
+        self._columns = None if columns is None else list(columns)
+        self._clock = clock
+
+    def stream(self) -> Iterator[pa.RecordBatch | tuple[pa.RecordBatch, pa.Buffer]]:
+        """The rows, then an empty batch whose metadata tells how many there were, so that a cut stream shows.
+
+        Raises `ReadIdle` once `cancel` was called.
+        """
+        try:
+            while self._parts:
+                part = self._parts.popleft()
+                batch = part.record_batch()
+                yield batch if self._columns is None else batch.select(self._columns)
+                self.progress_at = self._clock()
+            if self._cancelled:
+                raise ReadIdle("the reader stood still for too long, so the daemon let its rows go: read again")
+            yield pa.RecordBatch.from_pylist([], schema=self.schema), pa.py_buffer(json.dumps({"rows": self.rows}).encode())
+        finally:
+            self.done = True
+
+    def cancel(self) -> None:
+        """Let go of the rows. What is on the wire stays with gRPC; when the reader asks for more it gets an error."""
+        self._cancelled = True
+        self._parts.clear()
+
+
+class Reads:
+    """All running `do_get`s of the server. Thread-safe."""
+
+    def __init__(self, clock: Clock, idle_s: float) -> None:
+        self._clock = clock
+        self._idle_s = idle_s
+        self._running: set[Read] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Reads that hold rows."""
+        return len(self._running)
+
+    def start(self, snapshot: Snapshot, columns: Sequence[str] | None) -> Read:
+        """Count a new read."""
+        read = Read(snapshot, columns, self._clock)
+        with self._lock:
+            self._running.add(read)
+        return read
+
+    def sweep(self) -> int:
+        """Forget finished reads and cancel idle ones; returns how many were cancelled."""
+        now = self._clock()
+        with self._lock:
+            self._running = {read for read in self._running if not read.done}
+            idle = [read for read in self._running if now - read.progress_at >= self._idle_s]
+            self._running.difference_update(idle)
+        for read in idle:
+            read.cancel()
+        return len(idle)

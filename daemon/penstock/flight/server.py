@@ -1,0 +1,164 @@
+"""The Flight server itself: C++ threads in, the loop in the middle, errors as JSON out."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import json
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from penstock.clock import Clock
+from penstock.contract import MAX_BODY_BYTES, PROTOCOL_VERSION, ROWS_SCHEMA, project
+from penstock.contract.actions import ACTIONS, PlanRequest, Ticket
+from penstock.errors import (
+    InternalError,
+    InvalidRequest,
+    NodeError,
+    PenstockError,
+    ProtocolMismatch,
+)
+from penstock.flight.actions import Actions
+from penstock.flight.reads import Read, Reads
+from penstock.reservoir import Reservoir
+from penstock.telemetry import events
+
+CROSSING_S = 40.0
+"""How long a Flight thread waits for the loop; above every action's own deadline."""
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+Result = TypeVar("Result")
+
+
+def _answering_errors(handler: Handler) -> Handler:
+    """Every error leaves as the fitting Flight error with JSON; one that nobody planned is logged and named so."""
+
+    @functools.wraps(handler)
+    def wrapped(self: FlightServer, context: fl.ServerCallContext, *arguments: Any) -> Any:
+        try:
+            return handler(self, context, *arguments)
+        except PenstockError as error:
+            raise self.flight_error(error) from error
+        except Exception as error:  # the door: a defect must reach the caller as an error, not end the connection
+            events.RequestFailed(call=handler.__name__, error=repr(error)).emit()
+            raise self.flight_error(InternalError(f"{handler.__name__} failed: {error!r}")) from error
+
+    return wrapped  # type: ignore[return-value]
+
+
+class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
+    """Serves the protocol of design.md, section 6, on `location` (`grpc://host:port`, port 0 for any)."""
+
+    def __init__(  # noqa: PLR0913 - composed in one place
+        self,
+        location: str,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        reservoir: Reservoir,
+        actions: Actions,
+        clock: Clock,
+        read_idle_s: float,
+    ) -> None:
+        self._loop = loop
+        self._reservoir = reservoir
+        self._actions = actions
+        self.reads = Reads(clock, read_idle_s)
+        super().__init__(location)
+        self._thread = threading.Thread(target=self.serve, name="flight", daemon=True)
+
+    def start(self) -> None:
+        """Answer calls from now on."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End running calls and close the port. Blocks; call it off the loop, which running calls may need."""
+        self.shutdown()
+        self._thread.join(timeout_s)
+
+    def flight_error(self, error: PenstockError) -> fl.FlightError:
+        """The Flight error that carries an error of ours."""
+        said = {**error.to_dict(), "node": error.node or self._reservoir.node}
+        passing = isinstance(error, NodeError) and not isinstance(error, InternalError)
+        kind = fl.FlightUnavailableError if passing else fl.FlightServerError
+        return kind(f"[{error.code}] {error.message}", json.dumps(said).encode())
+
+    @_answering_errors
+    def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[fl.Result]:
+        """One action; its reply is one result."""
+        body = action.body
+        if body.size > MAX_BODY_BYTES:
+            raise InvalidRequest(f"{action.type}: a body of {body.size} bytes; {MAX_BODY_BYTES} are allowed")
+        reply = self._on_loop(self._actions.call(action.type, body.to_pybytes()))
+        return iter([fl.Result(pa.py_buffer(reply))])
+
+    @_answering_errors
+    def list_actions(self, context: fl.ServerCallContext) -> list[tuple[str, str]]:
+        """Names and what they do."""
+        return [(a.name, f"{a.description} (deadline {a.deadline_s:g} s)") for a in ACTIONS.values()]
+
+    @_answering_errors
+    def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
+        """The rows of a ticket."""
+        wanted = _ticket(ticket.ticket)
+        snapshot = self._on_loop(self._now(lambda: self._reservoir.read(wanted)))
+        read = self.reads.start(snapshot, wanted.columns)
+        return fl.GeneratorStream(read.schema, self._told(read))
+
+    def _told(self, read: Read) -> Iterator[Any]:
+        """A read's stream, with its error in the form of all others."""
+        try:
+            yield from read.stream()
+        except PenstockError as error:
+            raise self.flight_error(error) from error
+
+    @_answering_errors
+    def get_flight_info(self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor) -> fl.FlightInfo:
+        """`plan` for plain Flight clients: the command is the JSON of a `PlanRequest`."""
+        if descriptor.descriptor_type != fl.DescriptorType.CMD:
+            raise InvalidRequest("get_flight_info: a command descriptor with the JSON of a plan request is needed")
+        reply = json.loads(self._on_loop(self._actions.call("plan", descriptor.command)))
+        endpoints = [
+            fl.FlightEndpoint(json.dumps(entry["ticket"]).encode(), []) for entry in reply["slices"]
+        ]
+        rows, size = (sum(entry[key] for entry in reply["slices"]) for key in ("rows", "bytes"))
+        columns = PlanRequest.read(descriptor.command, PROTOCOL_VERSION).columns
+        return fl.FlightInfo(project(columns), descriptor, endpoints, rows, size)
+
+    @_answering_errors
+    def list_flights(self, context: fl.ServerCallContext, criteria: bytes) -> Iterator[fl.FlightInfo]:
+        """One for each subscription, with what waits unsealed."""
+
+        def describe() -> list[tuple[str, int, int]]:
+            backlogs = [(name, held.backlog()) for name, held in self._reservoir.subscriptions.items()]
+            return [(name, backlog.rows, backlog.bytes) for name, backlog in backlogs]
+
+        return iter(
+            fl.FlightInfo(ROWS_SCHEMA, fl.FlightDescriptor.for_path(name), [], rows, size)
+            for name, rows, size in self._on_loop(self._now(describe))
+        )
+
+    async def _now(self, decide: Callable[[], Result]) -> Result:
+        return decide()
+
+    def _on_loop(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run on the loop and wait for it: the reservoir belongs to one thread."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(CROSSING_S)
+        except concurrent.futures.TimeoutError as error:
+            future.cancel()
+            raise InternalError(f"the daemon's loop did not answer within {CROSSING_S:g} s") from error
+
+
+def _ticket(raw: bytes) -> Ticket:
+    if len(raw) > MAX_BODY_BYTES:
+        raise InvalidRequest(f"ticket: {len(raw)} bytes; {MAX_BODY_BYTES} are allowed")
+    ticket = Ticket.from_json(raw, strict=True)
+    if ticket.v != PROTOCOL_VERSION:
+        raise ProtocolMismatch(f"this daemon speaks protocol version {PROTOCOL_VERSION}, the ticket {ticket.v}")
+    return ticket

@@ -1,0 +1,13 @@
+"""Holds every message between the service and Spark: batches, leases, budget, contact, accounting.
+
+Decoded chunks enter through `Subscription.receive`; sealed batches leave as `Snapshot`s for readers, ack IDs leave
+through an `AckSink`. All methods are plain functions called on one thread with the clock's time; nothing here knows
+grpc, Flight, files or the event loop (but for `Subscription.wait_resumed` and `wait_rows`, which only wait).
+"""
+
+from penstock.reservoir.batch import Snapshot
+from penstock.reservoir.ports import AckOutcome, AckSink, ChunkSink
+from penstock.reservoir.reservoir import Reservoir
+from penstock.reservoir.subscription import Subscription
+
+__all__ = ["AckOutcome", "AckSink", "ChunkSink", "Reservoir", "Snapshot", "Subscription"]

@@ -1,0 +1,135 @@
+"""A chunk: what one decode produced, and the unit that is moved, leased and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.reservoir.budget import Allocation, Share
+from penstock.reservoir.ordering import buckets_of
+
+MERGE_BELOW_BYTES = 256 << 10
+"""Chunks smaller than this are joined when a batch is sealed, so that readers get few, large record batches."""
+
+MERGED_BYTES = 1 << 20
+"""About the size of a joined chunk: that of a chunk decoded under load."""
+
+
+class Chunk:
+    """Rows with their ack IDs, one lease, and the budget's claims on both.
+
+    `rows` has `contract.ROWS_SCHEMA`; `ack_ids` is a string array, row by row. `buckets` (uint8, row by row) is there
+    on subscriptions with ordering only. `unsealed` is the queue's mark.
+    """
+
+    __slots__ = ("__weakref__", "_claims", "ack_ids", "buckets", "lease", "publish_range_us", "received_at", "rows", "rows_bytes", "unsealed")
+
+    def __init__(  # noqa: PLR0913 - the parts are independent
+        self,
+        rows: pa.RecordBatch,
+        ack_ids: pa.Array,
+        *,
+        received_at: float,
+        claims: tuple[Allocation, Allocation],
+        buckets: np.ndarray | None = None,
+        publish_range_us: tuple[int, int] | None = None,
+    ) -> None:
+        self.rows = rows
+        self.ack_ids = ack_ids
+        self.received_at = received_at
+        self.buckets = buckets
+        self.rows_bytes: int = rows.nbytes
+        self.publish_range_us = publish_range_us or _publish_range_us(rows)
+        self.lease: Lease | None = None
+        self.unsealed = False
+        self._claims = claims
+
+    @classmethod
+    def decoded(cls, rows: pa.RecordBatch, ack_ids: pa.Array, *, received_at: float, share: Share, ordered: bool) -> Chunk:
+        """A chunk fresh from the decoder, claimed from the budget.
+
+        Counted by the buffers' full size, since the decoder allocates outside Arrow's memory pools.
+        """
+        claims = (share.claim(rows.get_total_buffer_size()), share.claim(ack_ids.get_total_buffer_size()))
+        buckets = buckets_of(rows.column("ordering_key")) if ordered else None
+        return cls(rows, ack_ids, received_at=received_at, claims=claims, buckets=buckets)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self.rows.num_rows
+
+    def __repr__(self) -> str:
+        """Rows and bytes."""
+        return f"<Chunk {len(self)} rows, {self.rows_bytes} bytes>"
+
+    @property
+    def rows_claim(self) -> Allocation:
+        """What a reader of the rows holds, so that they count while it reads."""
+        return self._claims[0]
+
+    def shed(self, share: Share) -> None:
+        """Drop all that an acknowledgement does not need: its rows are committed, nobody reads them again."""
+        message_ids = self.rows.select(["message_id"])
+        self._claims = (share.claim(message_ids.get_total_buffer_size()), self._claims[1])
+        self.rows = message_ids
+        self.buckets = None
+
+    def cut(self, rows: int) -> tuple[Chunk, Chunk]:
+        """The first `rows` rows and the rest, sharing buffers and claims. The lease stays with neither."""
+        return self._part(0, rows), self._part(rows, len(self) - rows)
+
+    def _part(self, start: int, rows: int) -> Chunk:
+        buckets = None if self.buckets is None else self.buckets[start : start + rows]
+        part = self.rows.slice(start, rows)
+        ack_ids = self.ack_ids.slice(start, rows)
+        return Chunk(part, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets)
+
+    def filtered(self, keep: np.ndarray) -> Chunk:
+        """The rows where `keep` (bool, row by row) holds. Still claims the whole: the rest is about to go."""
+        assert self.buckets is not None, "only ordered subscriptions pick rows"
+        mask = pa.array(keep)
+        rows, ack_ids, buckets = self.rows.filter(mask), self.ack_ids.filter(mask), self.buckets[keep]
+        return Chunk(rows, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets)
+
+
+def merge(chunks: Sequence[Chunk], share: Share) -> Chunk:
+    """One chunk of several, in order, copied."""
+    rows = pa.concat_batches([chunk.rows for chunk in chunks])
+    ack_ids = pa.concat_arrays([chunk.ack_ids for chunk in chunks])
+    buckets = None
+    if chunks[0].buckets is not None:
+        buckets = np.concatenate([chunk.buckets for chunk in chunks if chunk.buckets is not None])
+    claims = (share.claim(rows.get_total_buffer_size()), share.claim(ack_ids.get_total_buffer_size()))
+    publish = (min(c.publish_range_us[0] for c in chunks), max(c.publish_range_us[1] for c in chunks))
+    received_at = min(chunk.received_at for chunk in chunks)
+    return Chunk(rows, ack_ids, received_at=received_at, claims=claims, buckets=buckets, publish_range_us=publish)
+
+
+class Lease:
+    """The ack deadline of a chunk's messages. `chunk` is None once they are settled, so that nothing keeps them alive.
+
+    `lapsed`: the deadline ran out while the chunk was held, so its messages may come again.
+    """
+
+    __slots__ = ("chunk", "lapsed", "until")
+
+    def __init__(self, chunk: Chunk, until: float) -> None:
+        self.chunk: Chunk | None = chunk
+        self.until = until
+        self.lapsed = False
+        chunk.lease = self
+
+    def end(self) -> None:
+        """The messages are settled: nothing is left to extend."""
+        if self.chunk is not None:
+            self.chunk.lease = None
+            self.chunk = None
+
+
+def _publish_range_us(rows: pa.RecordBatch) -> tuple[int, int]:
+    """Least and greatest publish time in microseconds since 1970; (0, 0) where the service gave none."""
+    found = pc.min_max(rows.column("publish_time").view(pa.int64()))
+    return (found["min"].as_py() or 0, found["max"].as_py() or 0)

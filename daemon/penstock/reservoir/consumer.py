@@ -1,0 +1,114 @@
+"""One reader of a subscription over its whole life: its reader, contact, and what became of each epoch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from penstock.contract import HEARTBEATS_PER_TIMEOUT, Reader
+from penstock.errors import BatchGone, OpenAgain, ReaderFenced
+from penstock.reservoir.batch import Batch, State
+
+TOMBSTONES = 16
+"""Epochs whose end is remembered, so that late calls are told what happened (design.md, section 5)."""
+
+MISSED_HEARTBEATS = 3
+"""A consumer that missed this many may be displaced by another one."""
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """How a batch ended."""
+
+    batch: str
+    reason: str
+
+
+@dataclass(eq=False)
+class Consumer:
+    """State of one consumer on this node. `reader` outlives contact: fencing is for ever.
+
+    `contact`: it was heard of within its time-out. `must_open`: its reader has to `open` before any other call.
+    """
+
+    id: str
+    timeout_s: float
+    reader: Reader = field(default_factory=lambda: Reader(0, ""))
+    contact: bool = False
+    must_open: bool = True
+    said_bye: bool = False
+    last_contact: float = 0.0
+    committed_through: int = 0
+    batches: dict[int, Batch] = field(default_factory=dict)
+    ended: OrderedDict[int, Tombstone] = field(default_factory=OrderedDict)
+    excluded: set[str] = field(default_factory=set)
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often its driver says `alive`."""
+        return self.timeout_s / HEARTBEATS_PER_TIMEOUT
+
+    def admit(self, reader: Reader, now: float) -> None:
+        """Take a reader over by `open`. Raises `ReaderFenced` for a lower one."""
+        self._fence(reader)
+        self.reader = reader
+        self.contact = True
+        self.must_open = False
+        self.said_bye = False
+        self.last_contact = now
+
+    def check(self, reader: Reader) -> None:
+        """Refuse a reader that is fenced, or that must `open` first."""
+        self._fence(reader)
+        if reader > self.reader or self.must_open:
+            raise OpenAgain(f"this daemon does not know reader {reader.uuid} of consumer {self.id}: call open")
+
+    def lose(self) -> None:
+        """Contact is over; whoever speaks for it next has to open."""
+        self.contact = False
+        self.must_open = True
+
+    def touch(self, now: float) -> None:
+        """An unfenced reader has spoken."""
+        self.last_contact = now
+
+    def timed_out(self, now: float) -> bool:
+        """Whether contact was lost for `timeout_s`."""
+        return self.contact and now - self.last_contact >= self.timeout_s
+
+    def displaceable(self, now: float) -> bool:
+        """Whether another consumer may take its subscription over."""
+        return not self.contact or self.said_bye or now - self.last_contact > MISSED_HEARTBEATS * self.heartbeat_s
+
+    def end(self, batch: Batch, reason: str) -> None:
+        """Record how a batch left the node."""
+        self.batches.pop(batch.epoch, None)
+        self.ended[batch.epoch] = Tombstone(batch.id, reason)
+        self.ended.move_to_end(batch.epoch)
+        while len(self.ended) > TOMBSTONES:
+            self.ended.popitem(last=False)
+
+    def batch(self, epoch: int, batch_id: str) -> Batch:
+        """The batch of that ID. Raises `BatchGone` telling what became of it."""
+        batch = self.batches.get(epoch)
+        if batch is None or batch.id != batch_id:
+            raise gone(batch_id, epoch, self.ended.get(epoch))
+        if batch.state is not State.SEALED:
+            raise gone(batch_id, epoch, Tombstone(batch_id, batch.state.value))
+        return batch
+
+    def _fence(self, reader: Reader) -> None:
+        if reader < self.reader:
+            raise ReaderFenced(
+                f"reader {reader.uuid} of consumer {self.id} is fenced: a newer one, {self.reader.uuid}, has taken over. "
+                "Two queries run on one checkpoint; stop one of them",
+                newer=list(self.reader),
+            )
+
+
+def gone(batch_id: str, epoch: int | None, tombstone: Tombstone | None) -> BatchGone:
+    """The error for a batch that is not here."""
+    known = tombstone is not None and tombstone.batch == batch_id
+    reason = tombstone.reason if tombstone and known else "not held by this daemon (it may have been restarted)"
+    of = "" if epoch is None else f" of epoch {epoch}"
+    return BatchGone(f"batch {batch_id}{of} is gone: {reason}", batch=batch_id, reason=reason)

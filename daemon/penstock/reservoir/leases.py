@@ -1,0 +1,86 @@
+"""Keeps the ack deadlines of chunks running: decides what to extend and what has lapsed; the caller acts."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from penstock.reservoir.chunk import Chunk, Lease
+
+RETRY_AFTER_S = 1.0
+"""A failed extension is tried again after this; at the shortest deadline (10 s) that leaves four more attempts."""
+
+
+@dataclass(frozen=True)
+class Extend:
+    """Renew these leases now."""
+
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True)
+class Lapse:
+    """The deadline of these chunks ran out (`max_lease_s`, or extensions that failed): nobody may count on them."""
+
+    chunks: tuple[Chunk, ...]
+
+
+class Leases:
+    """All leases of one subscription, ordered by when they want attention."""
+
+    def __init__(self, deadline_s: float, max_lease_s: float) -> None:
+        self.deadline_s = deadline_s
+        self.max_lease_s = max_lease_s
+        self._heap: list[tuple[float, int, Lease]] = []
+        self._count = 0
+
+    def hold(self, chunk: Chunk, until: float) -> None:
+        """Keep a chunk's deadline, which is `until` now."""
+        self._push(until - self.deadline_s / 2, Lease(chunk, until))
+
+    def due(self, now: float, bounded: Callable[[Chunk], bool]) -> list[Extend | Lapse]:
+        """What to do now. `bounded` tells whether `max_lease_s` holds for a chunk (it does for unsealed ones)."""
+        extend, lapse = [], []
+        for lease in self._pop_due(now):
+            chunk = lease.chunk
+            assert chunk is not None
+            if lease.until <= now:
+                lease.lapsed = True
+            if bounded(chunk) and (lease.lapsed or now - chunk.received_at >= self.max_lease_s):
+                lapse.append(chunk)
+            else:
+                extend.append(lease)
+        work: list[Extend | Lapse] = []
+        if lapse:
+            work.append(Lapse(tuple(lapse)))
+        if extend:
+            work.append(Extend(tuple(extend)))
+        return work
+
+    def extended(self, work: Extend, sent_at: float, now: float, *, confirmed: bool) -> None:
+        """How an `Extend` ended. The new deadline runs from when it was sent: the service got it later, never earlier."""
+        for lease in work.leases:
+            if lease.chunk is None:
+                continue
+            if confirmed:
+                lease.until = sent_at + self.deadline_s
+                self._push(lease.until - self.deadline_s / 2, lease)
+            else:
+                self._push(now + RETRY_AFTER_S, lease)
+
+    def next_due(self) -> float | None:
+        """When `due` next has something; None when nothing is held."""
+        while self._heap and self._heap[0][2].chunk is None:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def _pop_due(self, now: float) -> Iterator[Lease]:
+        while self._heap and self._heap[0][0] <= now:
+            lease = heapq.heappop(self._heap)[2]
+            if lease.chunk is not None:
+                yield lease
+
+    def _push(self, when: float, lease: Lease) -> None:
+        self._count += 1  # breaks ties, so that leases are never compared
+        heapq.heappush(self._heap, (when, self._count, lease))

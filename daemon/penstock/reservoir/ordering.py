@@ -1,0 +1,39 @@
+"""Ordering keys to buckets: rows of one key always fall into one bucket, and slices are cut at bucket borders only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+BUCKETS = 256
+
+# Multilinear hashing (Lemire & Kaser, "Strongly universal string hashing is fast", 2014): one random odd word for each
+# position of a byte. The seed is fixed, since a daemon that restarts must cut the same slices. Keys have at most
+# 1,024 bytes (https://cloud.google.com/pubsub/quotas#resource_limits); positions repeat beyond, which costs only evenness.
+_POSITIONS = 1024
+_WORDS = np.random.default_rng(0x9E3779B9).integers(0, 2**63, size=_POSITIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def buckets_of(keys: pa.Array) -> np.ndarray:
+    """The bucket (uint8) of each key of a string array; rows without a key are spread evenly, they have no order."""
+    rows = len(keys)
+    if rows == 0 or keys.null_count == rows:
+        return (np.arange(rows) % BUCKETS).astype(np.uint8)
+    offsets = np.frombuffer(keys.buffers()[1], np.int32, rows + 1, keys.offset * 4).astype(np.int64)
+    lengths = np.diff(offsets)
+    data = keys.buffers()[2]
+    octets = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    octets = octets[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
+    positions = np.arange(len(octets)) - np.repeat(offsets[:-1] - offsets[0], lengths)
+    running = np.concatenate(([np.uint64(0)], np.cumsum(octets * _WORDS[positions % _POSITIONS], dtype=np.uint64)))
+    edges = offsets - offsets[0]
+    hashes = running[edges[1:]] - running[edges[:-1]]
+    buckets = (hashes >> np.uint64(56)).astype(np.uint8)
+    unkeyed = lengths == 0
+    buckets[unkeyed] = (np.arange(rows)[unkeyed] % BUCKETS).astype(np.uint8)
+    return buckets
+
+
+def bucket_range(index: int, slices: int) -> tuple[int, int]:
+    """The buckets [first, last) of slice `index` of `slices`."""
+    return index * BUCKETS // slices, (index + 1) * BUCKETS // slices
