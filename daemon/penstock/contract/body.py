@@ -6,7 +6,6 @@ import dataclasses
 import json
 import types
 import typing
-from functools import cache
 from typing import Any, Self
 
 from penstock.errors import InvalidRequest, ProtocolMismatch
@@ -41,7 +40,7 @@ class Body:
         where = path or cls.__name__
         if not isinstance(said, dict):
             raise InvalidRequest(f"{where}: an object is needed, not {_show(said)}")
-        fields = _fields(cls)
+        fields = _fields_of(cls)
         if strict and (unknown := sorted(set(said) - set(fields))):
             raise InvalidRequest(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(fields)}")
         values: dict[str, Any] = {}
@@ -79,8 +78,17 @@ class Request(Body):
         return cls.from_plain(said, strict=True)
 
 
-@cache
-def _fields(cls: type[Body]) -> dict[str, tuple[Any, bool]]:
+_FIELDS: dict[type[Body], dict[str, tuple[Any, bool]]] = {}
+
+
+def _fields_of(cls: type[Body]) -> dict[str, tuple[Any, bool]]:
+    """Name → (type, whether it is required), found out once for each class."""
+    if cls not in _FIELDS:
+        _FIELDS[cls] = _inspected(cls)
+    return _FIELDS[cls]
+
+
+def _inspected(cls: type[Body]) -> dict[str, tuple[Any, bool]]:
     hints = typing.get_type_hints(cls)
     missing = dataclasses.MISSING
     return {

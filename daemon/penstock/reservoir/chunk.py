@@ -59,7 +59,7 @@ class Chunk:
 
     def __len__(self) -> int:
         """Rows."""
-        return self.rows.num_rows
+        return len(self.ack_ids)
 
     def __repr__(self) -> str:
         """Rows and bytes."""

@@ -18,7 +18,7 @@ def buckets_of(keys: pa.Array) -> np.ndarray:
     """The bucket (uint8) of each key of a string array; rows without a key are spread evenly, they have no order."""
     rows = len(keys)
     if rows == 0 or keys.null_count == rows:
-        return (np.arange(rows) % BUCKETS).astype(np.uint8)
+        return np.arange(rows).astype(np.uint8)
     offsets = np.frombuffer(keys.buffers()[1], np.int32, rows + 1, keys.offset * 4).astype(np.int64)
     lengths = np.diff(offsets)
     data = keys.buffers()[2]
@@ -28,9 +28,9 @@ def buckets_of(keys: pa.Array) -> np.ndarray:
     running = np.concatenate(([np.uint64(0)], np.cumsum(octets * _WORDS[positions % _POSITIONS], dtype=np.uint64)))
     edges = offsets - offsets[0]
     hashes = running[edges[1:]] - running[edges[:-1]]
-    buckets = (hashes >> np.uint64(56)).astype(np.uint8)
+    buckets: np.ndarray = (hashes >> np.uint64(56)).astype(np.uint8)
     unkeyed = lengths == 0
-    buckets[unkeyed] = (np.arange(rows)[unkeyed] % BUCKETS).astype(np.uint8)
+    buckets[unkeyed] = np.arange(rows).astype(np.uint8)[unkeyed]
     return buckets
 
 

@@ -369,7 +369,7 @@ class Subscription:
             self._requeue(consumer, batch)
             return CommitState.REQUEUED
         self._acknowledge(consumer, batch)
-        return CommitState.PENDING if batch.state is State.COMMITTED else CommitState.ACKED
+        return CommitState.PENDING if batch.epoch in consumer.batches else CommitState.ACKED
 
     def _acknowledge(self, consumer: Consumer, batch: Batch) -> None:
         batch.move(State.COMMITTED)

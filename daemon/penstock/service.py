@@ -1,0 +1,194 @@
+"""The composition root: builds the rooms, owns every task and every signal, and knows the order of the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fnmatch
+import gc
+import os
+import signal
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import uvloop
+
+from penstock import errors
+from penstock.clock import Clock, boottime
+from penstock.contract import subscription_path
+from penstock.contract.actions import CreateSubscription
+from penstock.flight import Actions, FlightServer
+from penstock.http import HttpServer
+from penstock.ingest import Ingest
+from penstock.pubsub import Control, PubSubChannel, SubscriptionInfo
+from penstock.reservoir import Reservoir, Subscription
+from penstock.settings import Settings
+from penstock.telemetry import events
+
+TICK_S = 0.05
+"""Leases, contact and idle reads are looked at this often; it bounds how late a pause is noticed."""
+
+FLUSH_S = 5.0
+"""How long the last acks and releases may take at the end of a drain."""
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop; the exit code."""
+    return uvloop.run(Service(settings).run())
+
+
+class Service:
+    """One daemon. Satisfies `flight.Opener`."""
+
+    def __init__(self, settings: Settings, clock: Clock = boottime) -> None:
+        self.settings = settings
+        self.reservoir = Reservoir(settings.reservoir, clock)
+        self._clock = clock
+        self._ingests: dict[str, Ingest] = {}
+        self._opening = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._serving = False
+        self._channel: PubSubChannel
+        self._control: Control
+        self._tasks: asyncio.TaskGroup
+
+    async def run(self) -> int:
+        """Serve until SIGTERM, SIGINT or the action `drain`, then drain. A second signal exits at once."""
+        async with (
+            PubSubChannel(self.settings.pubsub) as self._channel,
+            Control(self._channel) as self._control,
+            HttpServer(self.settings.http, daemon=self),
+        ):
+            with self._signals():
+                await self._serve()
+        return 0
+
+    # --- flight.Opener ------------------------------------------------------------------------------------------
+
+    async def subscription(self, name: str, create: CreateSubscription | None) -> Subscription:
+        """The subscription of that name, described and held from its first `open` on."""
+        path = subscription_path(name)
+        if self._stop.is_set():
+            raise errors.Draining("the daemon is shutting down; another one, or this one restarted, takes new readers")
+        if not any(fnmatch.fnmatchcase(path, pattern) for pattern in self.settings.subscriptions):
+            raise errors.SubscriptionNotAllowed(
+                f"this daemon does not serve {path}; it serves {', '.join(self.settings.subscriptions) or 'none'}. "
+                f"Start it with --subscription {path}"
+            )
+        async with self._opening:
+            ingest = self._ingests.get(path)
+            if ingest is None or ingest.subscription.failed or create:
+                info = await (self._control.create(path, create) if create else self._control.describe(path))
+                if ingest is None:
+                    ingest = self._start(info, prefetch=False)
+        return ingest.subscription
+
+    def state(self) -> str:
+        """`serving` or `draining`."""
+        return "draining" if self._stop.is_set() else "serving"
+
+    def figures(self) -> dict[str, dict[str, object]]:
+        """Subscription → figures."""
+        return {name: ingest.statistics() for name, ingest in self._ingests.items()}
+
+    def drain(self) -> None:
+        """Begin to stop; safe to repeat."""
+        self._stop.set()
+
+    # --- for the HTTP room --------------------------------------------------------------------------------------
+
+    def not_ready(self) -> list[str]:
+        """Why the daemon is not ready; empty when it is."""
+        reasons = [] if self._serving else ["the Flight server does not answer yet"]
+        if self._stop.is_set():
+            reasons.append("draining")
+        failures = (ingest.subscription.failed for ingest in self._ingests.values())
+        return reasons + [failure.message for failure in failures if failure is not None]
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        settings = self.settings
+        flight = FlightServer(
+            settings.listen,
+            loop=asyncio.get_running_loop(),
+            reservoir=self.reservoir,
+            actions=Actions(self.reservoir, self, version("penstock")),
+            clock=self._clock,
+            read_idle_s=settings.reservoir.read_idle_s,
+        )
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                running = [self._tasks.create_task(self._tick(flight))]
+                flight.start()
+                await self._prefetch()
+                gc.freeze()  # what is here now stays: the collector need not look at it again
+                self._serving = True
+                events.Serving(listen=settings.listen, port=flight.port, http=settings.http, node=self.reservoir.node).emit()
+                await self._stop.wait()
+                await self._drain(flight)
+                for task in (*running, *(ingest.task for ingest in self._ingests.values())):
+                    task.cancel()
+        finally:
+            self._serving = False
+            await asyncio.to_thread(flight.stop)
+
+    async def _prefetch(self) -> None:
+        """With `prefetch`, subscriptions named in full are pulled before anybody opens them."""
+        if self.settings.prefetch:
+            for name in self.settings.subscriptions:
+                if not set(name) & set("*?["):
+                    self._start(await self._control.describe(name), prefetch=True)
+
+    def _start(self, info: SubscriptionInfo, *, prefetch: bool) -> Ingest:
+        ingest = self._ingests[info.name] = Ingest(
+            info,
+            channel=self._channel,
+            reservoir=self.reservoir,
+            settings=self.settings.pubsub,
+            clock=self._clock,
+            prefetch=prefetch,
+        )
+        ingest.task = self._tasks.create_task(ingest.run())
+        return ingest
+
+    async def _tick(self, flight: FlightServer) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if lapsed := self.reservoir.tick():
+                events.RowsLapsed(rows=lapsed).emit()
+            if idle := flight.reads.sweep():
+                events.ReadsCancelled(reads=idle).emit()
+
+    async def _drain(self, flight: FlightServer) -> None:
+        """Stop pulling, serve what is sealed until it is gone or the time is up, give the rest back, send every ack."""
+        timeout_s = self.settings.drain_timeout_s
+        events.Draining(timeout_s=timeout_s).emit()
+        subscriptions = list(self.reservoir.subscriptions.values())
+        for subscription in subscriptions:
+            subscription.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(subscription.batches for subscription in subscriptions) or len(flight.reads):
+                    await asyncio.sleep(TICK_S)
+        for subscription in subscriptions:
+            subscription.release_all()
+        # Acks and releases that the service has not confirmed by now would be sent again after the deadline: a last try.
+        unsent = [await ingest.acks.flush(FLUSH_S) for ingest in self._ingests.values()]
+        events.Drained(unconfirmed=sum(unsent)).emit()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _told_to_stop(self, number: int) -> None:
+        if self._stop.is_set():
+            os._exit(128 + number)
+        self._stop.set()

@@ -1,0 +1,129 @@
+"""What reservoir tests are made of: numbered messages, a hand-moved clock, and a Pub/Sub that only takes notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from penstock.contract import ROWS_SCHEMA, Reader
+from penstock.reservoir import AckOutcome, Reservoir, Subscription
+from penstock.settings import ReservoirSettings
+
+NAME = "projects/p/subscriptions/orders"
+DEADLINE_S = 60
+CONSUMER = "consumer-1"
+START_US = 1_700_000_000_000_000
+
+
+@dataclass
+class HandClock:
+    """Stands still until a test moves it."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
+
+
+@dataclass
+class NotedAcks:
+    """An `AckSink` that settles when the test says so."""
+
+    at_once: bool = True
+    acknowledged: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    extended: list[str] = field(default_factory=list)
+    pending: list[tuple[list[str], Callable[[AckOutcome], None]]] = field(default_factory=list)
+    extension_works: bool = True
+
+    def acknowledge(self, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
+        """Note; confirm at once, or when the test calls `confirm`."""
+        ids = _flat(ack_ids)
+        self.pending.append((ids, settled))
+        if self.at_once:
+            self.confirm()
+
+    def confirm(self, *, lost: bool = False) -> None:
+        """The service answers all that is pending."""
+        pending, self.pending = self.pending, []
+        for ids, settled in pending:
+            if not lost:
+                self.acknowledged += ids
+            settled(AckOutcome(0, len(ids)) if lost else AckOutcome(len(ids), 0))
+
+    def extend(self, ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
+        """Note and answer."""
+        self.extended += _flat(ack_ids)
+        settled(self.extension_works)
+
+    def release(self, ack_ids: Sequence[pa.Array]) -> None:
+        """Note."""
+        self.released += _flat(ack_ids)
+
+
+def _flat(arrays: Iterable[pa.Array]) -> list[str]:
+    return [text for array in arrays for text in array.to_pylist()]
+
+
+def messages(first: int, count: int, *, keys: Sequence[str | None] = (None,), data_bytes: int = 16) -> tuple[pa.RecordBatch, pa.Array]:
+    """Rows and ack IDs of messages numbered from `first`; `keys` are repeated."""
+    numbers = range(first, first + count)
+    columns = [
+        pa.array([f"m{n}" for n in numbers], pa.string()),
+        pa.array([b"x" * data_bytes for _ in numbers], pa.binary()),
+        pa.array([[("n", str(n))] for n in numbers], ROWS_SCHEMA.field("attributes").type),
+        pa.array([START_US + n for n in numbers], ROWS_SCHEMA.field("publish_time").type),
+        pa.array([keys[n % len(keys)] for n in numbers], pa.string()),
+        pa.nulls(count, pa.int32()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=ROWS_SCHEMA), pa.array([f"a{n}" for n in numbers], pa.string())
+
+
+@dataclass
+class Bench:
+    """A reservoir with one subscription, and everything around it in the test's hands."""
+
+    ordered: bool = False
+    settings: ReservoirSettings = field(default_factory=lambda: ReservoirSettings(memory_limit_mb=64))
+    clock: HandClock = field(default_factory=HandClock)
+    acks: NotedAcks = field(default_factory=NotedAcks)
+
+    def __post_init__(self) -> None:
+        """Build it."""
+        self.reservoir = Reservoir(self.settings, self.clock)
+        self.subscription = Subscription(
+            NAME,
+            node=self.reservoir.node,
+            settings=self.settings,
+            budget=self.reservoir.budget,
+            acks=self.acks,
+            clock=self.clock,
+            ordered=self.ordered,
+            deadline_s=DEADLINE_S,
+            max_buffer_age_s=60,
+        )
+        self.reservoir.add(self.subscription)
+        self.next_message = 0
+
+    def open(self, generation: int = 1, *, after: int = 0, consumer: str = CONSUMER, share: bool = False) -> Reader:
+        """Open a consumer with a reader of that generation."""
+        reader = Reader(generation, f"reader-{generation}")
+        self.reservoir.open(self.subscription, consumer, reader, after=after, share=share)
+        return reader
+
+    def deliver(self, count: int, *, keys: Sequence[str | None] = (None,), data_bytes: int = 16) -> list[str]:
+        """Receive that many new messages as one chunk; their message IDs."""
+        rows, ack_ids = messages(self.next_message, count, keys=keys, data_bytes=data_bytes)
+        self.next_message += count
+        self.subscription.receive(rows, ack_ids, self.clock())
+        return rows.column("message_id").to_pylist()
+
+    def pass_time(self, seconds: float, *, step_s: float = 1.0) -> None:
+        """Let the clock run with ticks, as a live daemon sees it."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now = min(self.clock.now + step_s, end)
+            self.reservoir.tick()

@@ -1,0 +1,122 @@
+"""Leases are kept while messages are held, and end when they should."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.contract.actions import FinishedEpoch
+from penstock.settings import ReservoirSettings
+from tests.reservoir.making import CONSUMER, DEADLINE_S, Bench, messages
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench(settings=ReservoirSettings(memory_limit_mb=64, max_lease_s=600, consumer_timeout_s=100_000))
+    bench.open()
+    return bench
+
+
+def test_a_lease_is_extended_at_half_life_and_not_before(bench: Bench) -> None:
+    bench.deliver(10)
+    bench.pass_time(DEADLINE_S / 2 - 1)
+    assert not bench.acks.extended
+    bench.pass_time(2)
+    assert len(bench.acks.extended) == 10
+
+
+def test_an_unsealed_chunk_lapses_after_max_lease_s(bench: Bench) -> None:
+    bench.deliver(10)
+    bench.pass_time(601)
+    assert bench.subscription.ledger.lapsed == 10
+    assert bench.subscription.unaccounted() == 0
+
+
+def test_a_sealed_batch_is_extended_beyond_max_lease_s(bench: Bench) -> None:
+    bench.deliver(10)
+    bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=None, max_bytes=None)
+    bench.pass_time(1200)
+    assert bench.subscription.ledger.lapsed == 0
+    assert len(bench.subscription.batches) == 1
+
+
+def test_an_hour_of_holding_costs_one_extension_each_half_life_and_no_more(bench: Bench) -> None:
+    """A lease loop started per reader and never ended made modack storms elsewhere."""
+    bench.deliver(10)
+    bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=None, max_bytes=None)
+    bench.pass_time(3600)
+    rounds = len(bench.acks.extended) // 10
+    assert 3600 // (DEADLINE_S // 2) - 10 <= rounds <= 3600 // (DEADLINE_S // 2)
+
+
+def test_both_halves_of_a_cut_chunk_keep_their_lease(bench: Bench) -> None:
+    bench.deliver(10)
+    bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=4, max_bytes=None)
+    bench.pass_time(DEADLINE_S / 2 + 1)
+    assert sorted(bench.acks.extended) == sorted(f"a{n}" for n in range(10))
+
+
+def test_failed_extensions_are_retried_and_an_unsealed_chunk_lapses_when_its_deadline_is_over(bench: Bench) -> None:
+    bench.acks.extension_works = False
+    bench.deliver(10)
+    bench.pass_time(DEADLINE_S - 1)
+    assert len(bench.acks.extended) >= 100
+    assert bench.subscription.ledger.lapsed == 0
+    bench.pass_time(3)
+    assert bench.subscription.ledger.lapsed == 10
+
+
+def test_a_pause_longer_than_the_lease_drops_what_was_unsealed_and_readers_open_again(bench: Bench) -> None:
+    bench.pass_time(1)
+    bench.deliver(10)
+    bench.clock.now += DEADLINE_S + 20
+    bench.reservoir.tick()
+    assert bench.subscription.ledger.lapsed == 10
+    assert bench.subscription.consumers[CONSUMER].must_open
+
+
+def test_a_pause_shorter_than_the_lease_drops_nothing(bench: Bench) -> None:
+    bench.pass_time(1)
+    bench.deliver(10)
+    bench.clock.now += 20
+    bench.reservoir.tick()
+    assert bench.subscription.ledger.lapsed == 0
+    assert bench.subscription.consumers[CONSUMER].must_open
+
+
+def test_committed_messages_keep_their_lease_until_the_ack_is_confirmed(bench: Bench) -> None:
+    bench.acks.at_once = False
+    bench.deliver(10)
+    consumer = bench.subscription.consumers[CONSUMER]
+    batch = bench.subscription.seal(consumer, 1, max_rows=None, max_bytes=None).batch or ""
+    named = FinishedEpoch(epoch=1, nodes={bench.reservoir.node: batch})
+    bench.subscription.commit(consumer, [named], frozenset(), contact=True)
+    bench.pass_time(DEADLINE_S)
+    assert len(bench.acks.extended) >= 10
+    bench.acks.confirm()
+    extended = len(bench.acks.extended)
+    bench.pass_time(DEADLINE_S * 3)
+    assert len(bench.acks.extended) == extended
+
+
+def test_a_redelivery_of_a_row_whose_ack_was_lost_is_acknowledged_and_dropped(bench: Bench) -> None:
+    bench.acks.at_once = False
+    bench.deliver(10)
+    consumer = bench.subscription.consumers[CONSUMER]
+    batch = bench.subscription.seal(consumer, 1, max_rows=None, max_bytes=None).batch or ""
+    named = FinishedEpoch(epoch=1, nodes={bench.reservoir.node: batch})
+    bench.subscription.commit(consumer, [named], frozenset(), contact=True)
+    bench.acks.confirm(lost=True)
+    rows, ack_ids = messages(5, 10)
+    bench.subscription.receive(rows, ack_ids, bench.clock())
+    assert bench.subscription.ledger.known == 5
+    assert bench.subscription.backlog().rows == 5
+    assert bench.subscription.unaccounted() == 0
+
+
+def test_holdings_count_what_a_merge_copies_once() -> None:
+    bench = Bench()
+    bench.open()
+    for _ in range(100):
+        bench.deliver(1, data_bytes=1000)
+    bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=None, max_bytes=None)
+    assert 100_000 < bench.reservoir.budget.used_bytes < 400_000

@@ -1,0 +1,238 @@
+"""What a batch is: sealed once, cut the same way, acknowledged only when its offset named it."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.contract import PROTOCOL_VERSION, Reader
+from penstock.contract.actions import CommitState, FinishedEpoch, SealReply
+from penstock.errors import BatchGone, EpochPast, InvalidRequest, OpenAgain, ReaderFenced, SubscriptionShared, TooManyConsumers
+from penstock.reservoir.batch import IllegalMove, State
+from penstock.settings import ReservoirSettings
+from tests.reservoir.making import CONSUMER, Bench
+
+
+def seal(bench: Bench, epoch: int, max_rows: int | None = None, max_bytes: int | None = None) -> SealReply:
+    consumer = bench.subscription.consumers[CONSUMER]
+    return bench.subscription.seal(consumer, epoch, max_rows=max_rows, max_bytes=max_bytes)
+
+
+def commit(bench: Bench, epoch: int, batch: str | None, excluded: frozenset[str] = frozenset()) -> dict[int, str]:
+    named = FinishedEpoch(epoch=epoch, nodes={bench.reservoir.node: batch} if batch else {})
+    return bench.subscription.commit(bench.subscription.consumers[CONSUMER], [named], excluded, contact=True)
+
+
+def rows_of(bench: Bench, epoch: int, batch: str, slices: int) -> list[list[str]]:
+    consumer = bench.subscription.consumers[CONSUMER]
+    plan = bench.subscription.plan(consumer, epoch, batch, slices, None, PROTOCOL_VERSION)
+    snapshots = [bench.reservoir.read(planned.ticket) for planned in plan]
+    return [[m for p in s.parts for m in p.record_batch().column("message_id").to_pylist()] for s in snapshots]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.open()
+    return bench
+
+
+def test_an_empty_seal_makes_no_batch(bench: Bench) -> None:
+    reply = seal(bench, 1)
+    assert reply.batch is None
+    assert reply.rows == 0
+    assert not bench.subscription.batches
+
+
+def test_a_seal_keeps_to_the_row_limit_and_leaves_the_rest(bench: Bench) -> None:
+    sent = bench.deliver(100) + bench.deliver(100)
+    reply = seal(bench, 1, max_rows=130)
+    assert reply.rows == 130
+    assert reply.backlog.rows == 70
+    assert sum(rows_of(bench, 1, reply.batch or "", 3), []) == sent[:130]
+
+
+def test_a_message_above_the_byte_limit_is_sealed_alone(bench: Bench) -> None:
+    bench.deliver(3, data_bytes=10_000)
+    assert seal(bench, 1, max_bytes=100).rows == 1
+
+
+def test_a_seal_takes_at_most_a_third_of_the_share() -> None:
+    bench = Bench(settings=ReservoirSettings(memory_limit_mb=16))
+    bench.open()
+    for _ in range(12):
+        bench.deliver(1000, data_bytes=1000)
+    assert 0 < seal(bench, 1).bytes <= (16 << 20) // 3
+
+
+def test_small_chunks_are_served_as_few_record_batches(bench: Bench) -> None:
+    for _ in range(500):
+        bench.deliver(1)
+    reply = seal(bench, 1)
+    consumer = bench.subscription.consumers[CONSUMER]
+    assert len(consumer.batches[1].chunks) == 1
+    assert sum(rows_of(bench, 1, reply.batch or "", 1), []) == [f"m{n}" for n in range(500)]
+
+
+def test_slices_are_the_same_every_time_and_cover_every_row_once(bench: Bench) -> None:
+    sent = bench.deliver(1000)
+    batch = seal(bench, 1).batch or ""
+    first = rows_of(bench, 1, batch, 7)
+    assert first == rows_of(bench, 1, batch, 7)
+    assert sum(first, []) == sent
+
+
+def test_a_commit_acknowledges_the_named_batch_and_a_repeated_one_says_so(bench: Bench) -> None:
+    bench.acks.at_once = False
+    bench.deliver(10)
+    batch = seal(bench, 1).batch
+    assert commit(bench, 1, batch) == {1: CommitState.PENDING}
+    assert commit(bench, 1, batch) == {1: CommitState.PENDING}
+    bench.acks.confirm()
+    assert commit(bench, 1, batch) == {1: CommitState.ACKED}
+    assert len(bench.acks.acknowledged) == 10
+
+
+def test_a_batch_that_its_offset_does_not_name_returns_to_the_queue(bench: Bench) -> None:
+    sent = bench.deliver(10)
+    seal(bench, 1)
+    assert commit(bench, 1, "another batch") == {1: CommitState.REQUEUED}
+    assert not bench.acks.acknowledged
+    batch = seal(bench, 2).batch or ""
+    assert rows_of(bench, 2, batch, 1) == [sent]
+
+
+def test_an_excluded_batch_is_released_not_acknowledged(bench: Bench) -> None:
+    bench.deliver(10)
+    batch = seal(bench, 1).batch or ""
+    assert commit(bench, 1, batch, frozenset({batch})) == {1: CommitState.RELEASED}
+    assert len(bench.acks.released) == 10
+    assert not bench.acks.acknowledged
+
+
+def test_an_older_batch_whose_commit_was_missed_is_released(bench: Bench) -> None:
+    bench.deliver(10)
+    seal(bench, 1)
+    bench.deliver(5)
+    second = seal(bench, 2).batch
+    commit(bench, 2, second)
+    assert len(bench.acks.released) == 10
+    assert len(bench.acks.acknowledged) == 5
+
+
+def test_a_committed_epoch_cannot_be_sealed_again(bench: Bench) -> None:
+    commit(bench, 4, None)
+    bench.deliver(1)
+    with pytest.raises(EpochPast, match="epoch 4 is past"):
+        seal(bench, 4)
+
+
+def test_reading_after_the_commit_is_batch_gone(bench: Bench) -> None:
+    bench.deliver(10)
+    batch = seal(bench, 1).batch or ""
+    consumer = bench.subscription.consumers[CONSUMER]
+    (planned,) = bench.subscription.plan(consumer, 1, batch, 1, None, PROTOCOL_VERSION)
+    commit(bench, 1, batch)
+    with pytest.raises(BatchGone, match="acknowledged"):
+        bench.reservoir.read(planned.ticket)
+
+
+def test_a_new_reader_requeues_what_no_offset_can_name(bench: Bench) -> None:
+    sent = bench.deliver(4)
+    seal(bench, 1, max_rows=2)
+    seal(bench, 2, max_rows=1)
+    bench.open(2, after=0)
+    consumer = bench.subscription.consumers[CONSUMER]
+    assert list(consumer.batches) == [1]
+    batch = seal(bench, 2).batch or ""
+    assert rows_of(bench, 2, batch, 1) == [sent[2:]]
+
+
+def test_the_older_reader_is_fenced_for_ever(bench: Bench) -> None:
+    bench.open(5)
+    for _ in range(2):
+        with pytest.raises(ReaderFenced, match="a newer one"):
+            bench.reservoir.enter(CONSUMER, Reader(1, "reader-1"))
+        bench.pass_time(400)
+    with pytest.raises(ReaderFenced):
+        bench.open(4)
+
+
+def test_a_consumer_without_contact_is_released_before_its_next_call_is_served(bench: Bench) -> None:
+    bench.deliver(10)
+    seal(bench, 1)
+    bench.deliver(3)
+    bench.clock.now += bench.settings.consumer_timeout_s
+    with pytest.raises(OpenAgain):
+        bench.reservoir.enter(CONSUMER, Reader(1, "reader-1"))
+    assert len(bench.acks.released) == 10
+    assert bench.subscription.ledger.lapsed == 3, "300 s of silence outlast the lease of what was not sealed"
+
+
+def test_a_second_consumer_is_refused_until_the_first_is_silent(bench: Bench) -> None:
+    with pytest.raises(SubscriptionShared, match=CONSUMER):
+        bench.open(consumer="consumer-2")
+    bench.open(consumer="consumer-3", share=True)
+    bench.pass_time(80)
+    bench.open(consumer="consumer-2")
+    assert not bench.subscription.consumers[CONSUMER].contact
+
+
+def test_a_reader_that_said_bye_is_displaced_at_once(bench: Bench) -> None:
+    bench.deliver(10)
+    seal(bench, 1)
+    bench.subscription.bye(bench.subscription.consumers[CONSUMER])
+    assert not bench.acks.released
+    bench.open(consumer="consumer-2")
+    assert len(bench.acks.released) == 10
+
+
+def test_there_are_at_most_64_live_consumers(bench: Bench) -> None:
+    for number in range(63):
+        bench.open(consumer=f"c{number}", share=True)
+    with pytest.raises(TooManyConsumers, match="64"):
+        bench.open(consumer="one more", share=True)
+    bench.pass_time(400)
+    bench.open(consumer="one more", share=True)
+
+
+def test_illegal_moves_of_a_batch_raise(bench: Bench) -> None:
+    bench.deliver(1)
+    seal(bench, 1)
+    batch = bench.subscription.batches[0]
+    batch.move(State.COMMITTED)
+    with pytest.raises(IllegalMove, match="cannot become sealed"):
+        batch.move(State.SEALED)
+
+
+@pytest.mark.parametrize("limits", [{"max_rows": 0}, {"max_bytes": -5}])
+def test_limits_below_one_are_refused(bench: Bench, limits: dict[str, int]) -> None:
+    with pytest.raises(InvalidRequest, match="at least 1"):
+        seal(bench, 1, **limits)
+
+
+def test_a_key_is_in_one_slice_in_order_whatever_the_number_of_slices() -> None:
+    bench = Bench(ordered=True)
+    bench.open()
+    keys = [f"key-{n}" for n in range(17)]
+    sent = bench.deliver(300, keys=keys) + bench.deliver(200, keys=keys)
+    batch = seal(bench, 1).batch or ""
+    for slices in (1, 2, 5, 300):
+        found = rows_of(bench, 1, batch, slices)
+        assert sorted(sum(found, [])) == sorted(sent)
+        for key in range(len(keys)):
+            holders = [[m for m in rows if int(m[1:]) % len(keys) == key] for rows in found]
+            (rows,) = [rows for rows in holders if rows]
+            assert rows == [m for m in sent if int(m[1:]) % len(keys) == key]
+
+
+def test_a_released_ordered_batch_takes_the_later_rows_of_its_buckets_with_it() -> None:
+    bench = Bench(ordered=True)
+    bench.open()
+    bench.deliver(10, keys=["red"])
+    seal(bench, 1)
+    bench.deliver(10, keys=["red", "blue"])
+    consumer = bench.subscription.consumers[CONSUMER]
+    bench.subscription.release(consumer, 1, consumer.batches[1].id)
+    assert len(bench.acks.released) == 15
+    assert seal(bench, 2).rows == 5
+    assert bench.subscription.unaccounted() == 0
