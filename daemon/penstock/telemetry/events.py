@@ -38,3 +38,52 @@ class RequestFailed(Event):
     counter: ClassVar = _counter("flight_defects", "Flight calls that failed by a defect", "call")
     call: str
     error: str
+
+
+# --- service --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving(Event):
+    """The daemon is up."""
+
+    listen: str
+    port: int
+    http: str
+    node: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draining(Event):
+    """The daemon was told to stop."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drained(Event):
+    """The drain is over; `unconfirmed` ack IDs were not confirmed by the service in time."""
+
+    unconfirmed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsLapsed(Event):
+    """Unsealed rows whose ack deadline ran out were dropped; the service delivers them again."""
+
+    level = "warning"
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsCancelled(Event):
+    """Readers that stood still lost their rows."""
+
+    level = "warning"
+    counter: ClassVar = _counter("reads_cancelled", "do_get calls cancelled because their reader stood still")
+    reads: int
+
+    @property
+    def amount(self) -> float:
+        """One for each read."""
+        return self.reads
