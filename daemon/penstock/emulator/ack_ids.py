@@ -20,7 +20,10 @@ _HEX_BYTES = _WORDS * 16
 _PREFIX_BYTES = ACK_ID_BYTES - _HEX_BYTES
 
 _DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
-_BYTE_TO_HEX = np.stack([np.repeat(_DIGITS, 16), np.tile(_DIGITS, 16)], axis=1)
+# Both digits of a byte as one number, so that a lookup moves both.
+_BYTE_TO_HEX = np.ascontiguousarray(np.stack([np.repeat(_DIGITS, 16), np.tile(_DIGITS, 16)], axis=1)).view(np.uint16)[
+    :, 0
+]
 _HEX_TO_NIBBLE = np.full(256, 0xFF, np.uint8)
 _HEX_TO_NIBBLE[_DIGITS] = np.arange(16, dtype=np.uint8)
 
@@ -54,7 +57,7 @@ class AckIds:
         words[:, 2] = self._checksum(deliveries)
         text = np.empty((rows, ACK_ID_BYTES), np.uint8)
         text[:, :_PREFIX_BYTES] = self._prefix
-        text[:, _PREFIX_BYTES:] = _BYTE_TO_HEX[words.view(np.uint8)].reshape(rows, _HEX_BYTES)
+        text[:, _PREFIX_BYTES:] = _BYTE_TO_HEX[words.view(np.uint8)].view(np.uint8)
         offsets = np.arange(0, (rows + 1) * ACK_ID_BYTES, ACK_ID_BYTES, dtype=np.int32)
         return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(text))
 
@@ -84,8 +87,11 @@ class AckIds:
 
     def _checksum(self, deliveries: Deliveries) -> NDArray[np.uint64]:
         """The finaliser of splitmix64: every bit of the input moves about half of the output."""
-        mixed = deliveries.entries.astype(np.uint64) ^ (deliveries.attempts.astype(np.uint64) << np.uint64(44))
+        mixed: NDArray[np.uint64] = deliveries.entries.astype(np.uint64) ^ (
+            deliveries.attempts.astype(np.uint64) << np.uint64(44)
+        )
         mixed = mixed ^ self._secret
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))
+        mixed ^= mixed >> np.uint64(31)
+        return mixed

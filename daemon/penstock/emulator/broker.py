@@ -151,7 +151,9 @@ class Broker:
         config.complete(proto)
         for unchangeable in ("topic", "filter", "enable_message_ordering"):
             if getattr(proto, unchangeable) != getattr(found.proto, unchangeable):
-                raise invalid(f"Invalid update_mask provided in the UpdateSubscriptionRequest: {unchangeable} cannot be changed.")
+                raise invalid(
+                    f"Invalid update_mask provided in the UpdateSubscriptionRequest: {unchangeable} cannot be changed."
+                )
         found.subscription.config = config.read_config(proto)
         found.proto = proto
 
@@ -189,9 +191,7 @@ class Broker:
         self._last_us = max(self._last_us, int(self._wall() * 1e6))
         return self._last_us
 
-    def _dead_letter(
-        self, name: str, project: str, messages: pa.StructArray, attempts: NDArray[np.int64]
-    ) -> None:
+    def _dead_letter(self, name: str, project: str, messages: pa.StructArray, attempts: NDArray[np.int64]) -> None:
         """Publish dead messages on the dead-letter topic, with the attributes that the service adds."""
         policy = self.subscribed(name).subscription.config.dead_letter
         if policy is None or (topic := self.topics.get(policy.topic)) is None:

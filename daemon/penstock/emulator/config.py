@@ -81,9 +81,7 @@ def read_config(proto: Any) -> SubscriptionConfig:
         dead_letter = DeadLetter(proto.dead_letter_policy.dead_letter_topic, attempts)
     backoff = None
     if proto.HasField("retry_policy"):
-        backoff = Backoff(
-            _seconds(proto.retry_policy.minimum_backoff), _seconds(proto.retry_policy.maximum_backoff)
-        )
+        backoff = Backoff(_seconds(proto.retry_policy.minimum_backoff), _seconds(proto.retry_policy.maximum_backoff))
         _within("minimum_backoff", backoff.minimum_s, 0, backoff.maximum_s)
         _within("maximum_backoff", backoff.maximum_s, 0, _MAX_BACKOFF_S)
     return SubscriptionConfig(

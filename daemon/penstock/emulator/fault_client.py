@@ -65,7 +65,7 @@ class FaultClient:
 
     def _ask(self, path: str, body: bytes | None) -> Any:
         try:
-            with urllib.request.urlopen(f"http://{self._address}{path}", body, _TIMEOUT_S) as reply:  # noqa: S310  # http only
+            with urllib.request.urlopen(f"http://{self._address}{path}", body, _TIMEOUT_S) as reply:  # http only
                 return json.load(reply)["result"]
         except urllib.error.HTTPError as error:
             raise InvalidRequest(f"the emulator at {self._address} refused {path}: {error.read().decode()}") from error

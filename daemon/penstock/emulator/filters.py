@@ -26,7 +26,9 @@ MAX_FILTER_BYTES = 256
 Filter = Callable[[pa.MapArray], NDArray[np.bool_]]
 """From the attributes of n messages to n booleans."""
 
-_TOKEN = re.compile(r'\s*(?:(?P<word>[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*)|(?P<text>"(?:[^"\\]|\\.)*")|(?P<sign>!=|[=:.,()\-]))')
+_TOKEN = re.compile(
+    r'\s*(?:(?P<word>[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*)|(?P<text>"(?:[^"\\]|\\.)*")|(?P<sign>!=|[=:.,()\-]))'
+)
 _RESERVED = ("AND", "OR", "NOT")
 
 
@@ -48,7 +50,7 @@ class _Parser:
         while position < len(stripped):
             match = _TOKEN.match(stripped, position)
             if match is None:
-                raise self._wrong(f"unexpected {stripped[position:position + 10]!r}")
+                raise self._wrong(f"unexpected {stripped[position : position + 10]!r}")
             self._tokens.append(match.group().strip())
             position = match.end()
         self._tokens.append("")
@@ -159,4 +161,4 @@ def _values(attributes: pa.MapArray, key: str) -> pa.Array:
 
 
 def _true(found: pa.Array) -> NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False))  # noqa: FBT003
+    return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False))

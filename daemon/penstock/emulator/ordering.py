@@ -24,8 +24,10 @@ class KeyGate:
     def passes(self, keys: NDArray[np.uint64], holder: int, now: float) -> NDArray[np.bool_]:
         """Whether each may be given to the stream `holder` now."""
         buckets = self._buckets(keys)
-        free = (self._out[buckets] == 0) | (self._owner[buckets] == holder)
-        return (keys == 0) | (free & (self._held_until[buckets] <= now))
+        free: NDArray[np.bool_] = (self._out[buckets] == 0) | (self._owner[buckets] == holder)
+        free &= self._held_until[buckets] <= now
+        free |= keys == 0
+        return free
 
     def give(self, keys: NDArray[np.uint64], holder: int) -> None:
         """They are out to `holder`."""

@@ -17,8 +17,8 @@ from penstock.clock import Clock, boottime
 from penstock.emulator.broker import Broker
 from penstock.emulator.control import Call, publisher_calls, subscriber_calls
 from penstock.emulator.data_plane import DataPlane
-from penstock.emulator.faults import Faults
 from penstock.emulator.fault_http import FaultServer
+from penstock.emulator.faults import Faults
 from penstock.emulator.refusal import STREAM_TOO_OLD, Refused
 from penstock.emulator.settings import EmulatorSettings
 
@@ -191,5 +191,5 @@ async def _serve(settings: EmulatorSettings) -> None:
     )
     async with emulator:
         http = f" (HTTP on {emulator.http_address})" if emulator.http_address else ""
-        print(f"Pub/Sub emulator on {emulator.address}{http}: set PUBSUB_EMULATOR_HOST={emulator.address}", flush=True)  # noqa: T201
+        print(f"Pub/Sub emulator on {emulator.address}{http}: set PUBSUB_EMULATOR_HOST={emulator.address}", flush=True)
         await stop.wait()

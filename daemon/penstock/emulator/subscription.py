@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable
-from itertools import takewhile
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from penstock.emulator.ack_ids import AckIds, Deliveries
-from penstock.emulator.config import SubscriptionConfig
+from penstock.emulator.config import Backoff, SubscriptionConfig
 from penstock.emulator.ledger import Entries, Ledger, State
 from penstock.emulator.ordering import KeyGate
-from penstock.emulator.segment import Segment, gather
+from penstock.emulator.segment import Segment
+from penstock.emulator.shelf import Shelf
 from penstock.emulator.stream import PullStream
 
 # A response of about 1 MiB is decoded well by clients; the service's own are of the same order.
@@ -46,15 +46,6 @@ class Counts:
     streams_opened: int = 0
 
 
-@dataclasses.dataclass(slots=True)
-class _Held:
-    """A segment that is still needed, how many of its entries are not ACKED, and the last of its entries."""
-
-    segment: Segment
-    open_rows: int
-    last_entry: int
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Delivery:
     """Messages on their way to one client; `attempts` are what the client is told (0: nothing)."""
@@ -80,8 +71,7 @@ class Subscription:
         self.topic_retention_s = 0.0
         self._dead_letters = dead_letters
         self._gate = KeyGate() if config.ordering else None
-        self._held: dict[int, _Held] = {}
-        self._next_segment = 0
+        self._shelf = Shelf()
         self._next_due = float("inf")
 
     # --- in ---------------------------------------------------------------------------------------------------------
@@ -95,9 +85,8 @@ class Subscription:
         if not len(rows):
             return
         keys = segment.keys[rows] if segment.keys is not None and self._gate is not None else None
-        self.ledger.append(self._next_segment, rows, segment.sizes_bytes[rows], keys, segment.publish_us)
-        self._held[self._next_segment] = _Held(segment, len(rows), self.ledger.end - 1)
-        self._next_segment += 1
+        number = self._shelf.add(segment, len(rows), self.ledger.end)
+        self.ledger.append(number, rows, segment.sizes_bytes[rows], keys, segment.publish_us)
         self.counts.published += len(rows)
         self._wake()
 
@@ -198,8 +187,7 @@ class Subscription:
         self._finish(np.flatnonzero(before & ~acked) + ledger.base)
         if self._retention_s:
             again = np.flatnonzero(~before & acked)
-            again = again[np.isin(ledger.segment[again], np.fromiter(self._held, np.int64, len(self._held)))]
-            self._reopen(again + ledger.base)
+            self._reopen(again[self._shelf.has(ledger.segment[again])] + ledger.base)
         self._release(wall_us)
         self._wake()
 
@@ -212,7 +200,7 @@ class Subscription:
     def drop_all(self) -> None:
         """Forget every message: the subscription was detached."""
         self._finish(np.flatnonzero(self.ledger.state[self.ledger.live()] != State.ACKED) + self.ledger.acked_through)
-        self._held.clear()
+        self._shelf.clear()
 
     def statistics(self) -> dict[str, int]:
         """Counts so far, and what there is now."""
@@ -223,7 +211,7 @@ class Subscription:
             "outstanding": int(np.count_nonzero(state == State.OUT)),
             "waiting": int(np.count_nonzero(state == State.WAITING)),
             "delayed": int(np.count_nonzero(state == State.DELAYED)),
-            "segments": len(self._held),
+            "segments": len(self._shelf),
             "streams": len(self.streams),
         }
 
@@ -255,14 +243,7 @@ class Subscription:
         return found[:fits]
 
     def _messages(self, at: Entries) -> pa.StructArray:
-        segments, rows = self.ledger.segment[at], self.ledger.row[at].astype(np.int64)
-        cuts = [0, *(np.flatnonzero(np.diff(segments)) + 1).tolist(), len(at)]
-        return gather(
-            [
-                (self._held[int(segments[first])].segment, rows[first:last])
-                for first, last in zip(cuts, cuts[1:], strict=False)
-            ]
-        )
+        return self._shelf.messages(self.ledger.segment[at], self.ledger.row[at].astype(np.int64))
 
     def _known(self, deliveries: Deliveries) -> tuple[NDArray[np.bool_], Entries]:
         """Which entries are still in the ledger, and where (0 for others)."""
@@ -272,13 +253,18 @@ class Subscription:
     def _is_current(self, deliveries: Deliveries, now: float) -> NDArray[np.bool_]:
         known, at = self._known(deliveries)
         ledger = self.ledger
-        current = known & (ledger.state[at] == State.OUT) & (ledger.attempt[at] == deliveries.attempts)
-        return current & (ledger.due[at] > now)
+        current: NDArray[np.bool_] = (
+            known & (ledger.state[at] == State.OUT) & (ledger.attempt[at] == deliveries.attempts)
+        )
+        current &= ledger.due[at] > now
+        return current
 
     def _was_acked(self, deliveries: Deliveries) -> NDArray[np.bool_]:
         known, at = self._known(deliveries)
-        same = (self.ledger.state[at] == State.ACKED) & (self.ledger.attempt[at] == deliveries.attempts)
-        return ~known | same
+        acked: NDArray[np.bool_] = (self.ledger.state[at] == State.ACKED) & (
+            self.ledger.attempt[at] == deliveries.attempts
+        )
+        return acked | ~known
 
     def _finish(self, entries: Entries) -> None:
         """Entries that are not ACKED become so."""
@@ -313,49 +299,49 @@ class Subscription:
             dead = ledger.attempt[at] >= self.config.dead_letter.max_attempts
             self._bury(entries[dead])
             entries, at = entries[~dead], at[~dead]
-        if self._gate is not None and not self.config.backoff:
-            self._make_waiting(self._with_followers(entries))
-        elif not self.config.backoff:
+        if not len(entries):
+            return
+        followers = self._followers(entries)
+        if self.config.backoff is None:
             self._make_waiting(entries)
         else:
-            self._delay(entries, now)
+            self._delay(entries, self.config.backoff, now)
+        self._make_waiting(followers)
 
-    def _delay(self, entries: Entries, now: float) -> None:
-        backoff, ledger = self.config.backoff, self.ledger
-        if backoff is None or not len(entries):
-            return
+    def _delay(self, entries: Entries, backoff: Backoff, now: float) -> None:
+        """They wait for longer the more often they were delivered; their keys wait with them."""
+        ledger = self.ledger
         at = ledger.at(entries)
         exponent = np.minimum(ledger.attempt[at] - 1, 40)
         due = now + np.minimum(backoff.minimum_s * 2.0**exponent, backoff.maximum_s)
         if self._gate is not None:
             self._gate.hold(ledger.key[at], due)
-            self._make_waiting(np.setdiff1d(self._with_followers(entries), entries))
         self._leave(at)
         ledger.state[at] = State.DELAYED
         ledger.due[at] = due
         self._next_due = min(self._next_due, float(due.min()))
         self._wake()
 
-    def _with_followers(self, entries: Entries) -> Entries:
-        """With each message that is given back go the later ones of its key, acknowledged or not, as on the service.
+    def _followers(self, entries: Entries) -> Entries:
+        """With each message that is given back go the later ones of its key that are out, as on the service.
 
-        (On exactly-once subscriptions an acknowledged message never comes back.)
+        So do those that are acknowledged already, which wait again from here on; but on exactly-once subscriptions an
+        acknowledged message never comes back.
         """
         ledger = self.ledger
         keys = ledger.key[ledger.at(entries)]
         unique, first = np.unique(keys[keys != 0], return_index=True)
         if not len(unique):
-            return entries
-        first_entries = entries[keys != 0][first]  # entries ascend, so the first of a key is its oldest
+            return np.empty(0, np.int64)
+        oldest = entries[keys != 0][first]  # entries ascend, so the first of a key is its oldest
         live = ledger.live()
         place = np.minimum(np.searchsorted(unique, ledger.key[live]), len(unique) - 1)
         numbers = np.arange(ledger.acked_through, ledger.end)
-        later = (unique[place] == ledger.key[live]) & (numbers > first_entries[place])
-        acked = later & (ledger.state[live] == State.ACKED)
+        later = (unique[place] == ledger.key[live]) & (numbers > oldest[place])
+        state = ledger.state[live].copy()
         if not self.config.exactly_once:
-            self._reopen(numbers[acked])
-        out = later & (ledger.state[live] == State.OUT)
-        return np.union1d(entries, numbers[out])
+            self._reopen(numbers[later & (state == State.ACKED)])
+        return np.setdiff1d(numbers[later & (state == State.OUT)], entries)
 
     def _make_waiting(self, entries: Entries) -> None:
         """OUT or DELAYED entries wait to be delivered."""
@@ -388,12 +374,8 @@ class Subscription:
         self._finish(entries)
 
     def _count_open(self, at: Entries, sign: int) -> None:
-        numbers, counts = np.unique(self.ledger.segment[at], return_counts=True)
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            held = self._held[number]
-            held.open_rows += sign * count
-            if held.open_rows == 0 and self._gate is None and not self._retention_s:
-                del self._held[number]
+        drop = self._gate is None and not self._retention_s
+        self._shelf.count(self.ledger.segment[at], sign, drop=drop)
 
     @property
     def _retention_s(self) -> float:
@@ -412,11 +394,7 @@ class Subscription:
         if self._retention_s:
             kept_from = ledger.base + int(np.searchsorted(published, wall_us - int(self._retention_s * 1e6)))
             done = min(done, kept_from)
-        def is_done(held: _Held) -> bool:
-            return held.open_rows == 0 and held.last_entry < done
-
-        for number in [number for number, _ in takewhile(lambda item: is_done(item[1]), self._held.items())]:
-            del self._held[number]
+        self._shelf.drop_done(done)
         ledger.drop_before(min(done, ledger.end - _EXACTLY_ONCE_MEMORY_ROWS) if self.config.exactly_once else done)
 
     def _wake(self) -> None:

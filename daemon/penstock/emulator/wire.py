@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,9 +30,9 @@ HEARTBEAT = b""
 """A `StreamingPullResponse` without anything in it."""
 
 
-def _decode(handler: object, raw: bytes) -> pa.RecordBatch:
+def _decode(handler: Any, raw: bytes) -> pa.RecordBatch:
     try:
-        return handler.list_to_record_batch([raw])  # type: ignore[attr-defined]  # ptars has no stubs
+        return handler.list_to_record_batch([raw])
     except ValueError as error:
         raise invalid(f"Request cannot be parsed: {error}.") from error
 
@@ -52,7 +53,8 @@ def read_publish(raw: bytes) -> Publish:
 
 def write_published(message_ids: pa.Array) -> bytes:
     """PublishResponse bytes from a string array."""
-    return _encode(_PUBLISHED, [_one_list(message_ids)], ["message_ids"]).to_pybytes()
+    raw: bytes = _encode(_PUBLISHED, [_one_list(message_ids)], ["message_ids"]).to_pybytes()
+    return raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +104,20 @@ def read_stream_request(raw: bytes) -> StreamRequest:
     """Raises `Refused` (INVALID_ARGUMENT)."""
     batch = _decode(_STREAM_REQUEST, raw)
 
-    def scalar(name: str) -> object:
+    def scalar(name: str) -> Any:
         return batch.column(name)[0].as_py()
 
     deadlines = batch.column("modify_deadline_seconds").flatten()
     return StreamRequest(
-        subscription=str(scalar("subscription")),
+        subscription=scalar("subscription"),
         ack_ids=batch.column("ack_ids").flatten(),
         modify_ack_ids=batch.column("modify_deadline_ack_ids").flatten(),
         modify_deadlines_s=deadlines.to_numpy(zero_copy_only=False).astype(np.int64),
-        stream_ack_deadline_s=int(str(scalar("stream_ack_deadline_seconds"))),
-        client_id=str(scalar("client_id")),
-        max_outstanding_rows=int(str(scalar("max_outstanding_messages"))),
-        max_outstanding_bytes=int(str(scalar("max_outstanding_bytes"))),
-        protocol_version=int(str(scalar("protocol_version"))),
+        stream_ack_deadline_s=scalar("stream_ack_deadline_seconds"),
+        client_id=scalar("client_id"),
+        max_outstanding_rows=scalar("max_outstanding_messages"),
+        max_outstanding_bytes=scalar("max_outstanding_bytes"),
+        protocol_version=scalar("protocol_version"),
     )
 
 
@@ -128,7 +130,8 @@ def write_stream_response(
 
 def write_pull_response(ack_ids: pa.Array, messages: pa.StructArray, attempts: NDArray[np.int32]) -> bytes:
     """PullResponse bytes."""
-    return _encode(_PULL_RESPONSE, [_received(ack_ids, messages, attempts)], ["received_messages"]).to_pybytes()
+    raw: bytes = _encode(_PULL_RESPONSE, [_received(ack_ids, messages, attempts)], ["received_messages"]).to_pybytes()
+    return raw
 
 
 def subscription_properties(*, exactly_once: bool, ordering: bool) -> bytes:
@@ -171,6 +174,6 @@ def _one_list(items: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array([0, len(items)], pa.int32()), items)
 
 
-def _encode(handler: object, columns: list[pa.Array], names: list[str]) -> pa.Buffer:
+def _encode(handler: Any, columns: list[pa.Array], names: list[str]) -> pa.Buffer:
     batch = pa.RecordBatch.from_arrays(columns, names=names)
-    return handler.record_batch_to_array(batch)[0].as_buffer()  # type: ignore[attr-defined]  # ptars has no stubs
+    return handler.record_batch_to_array(batch)[0].as_buffer()

@@ -1,0 +1,67 @@
+"""The segments that a subscription still needs, and how many of each one's messages are open."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise, takewhile
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from penstock.emulator.segment import Segment, gather
+
+
+@dataclasses.dataclass(slots=True)
+class _Held:
+    segment: Segment
+    open_rows: int
+    last_entry: int
+
+
+class Shelf:
+    """Segments by number, in publish order. Memory is bounded by what is open: a segment without open rows can go."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, _Held] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, segment: Segment, open_rows: int, first_entry: int) -> int:
+        """Keep a segment whose `open_rows` chosen messages are the entries from `first_entry` on; says its number."""
+        number = self._next
+        self._held[number] = _Held(segment, open_rows, first_entry + open_rows - 1)
+        self._next += 1
+        return number
+
+    def messages(self, numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> pa.StructArray:
+        """The messages at some rows of some segments (ascending), as one array."""
+        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+        return gather([(self._held[int(numbers[first])].segment, rows[first:last]) for first, last in pairwise(cuts)])
+
+    def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each is still here."""
+        return np.isin(numbers, np.fromiter(self._held, np.int64, len(self._held)))
+
+    def count(self, numbers: NDArray[np.int64], sign: int, *, drop: bool) -> None:
+        """One message of each number more (+1) or less (-1) is open; `drop` lets a segment go with its last one."""
+        for number, count in zip(*(part.tolist() for part in np.unique_counts(numbers)), strict=True):
+            held = self._held[number]
+            held.open_rows += sign * count
+            if drop and held.open_rows == 0:
+                del self._held[number]
+
+    def drop_done(self, before: int) -> None:
+        """Let go of segments from the front that are done and wholly before the entry `before`."""
+
+        def is_done(item: tuple[int, _Held]) -> bool:
+            return item[1].open_rows == 0 and item[1].last_entry < before
+
+        for number, _ in [*takewhile(is_done, self._held.items())]:
+            del self._held[number]
+
+    def clear(self) -> None:
+        """Let all go."""
+        self._held.clear()
