@@ -27,7 +27,7 @@ class Ingest:
         clock: Clock,
         prefetch: bool,
     ) -> None:
-        self.acks = AckQueue(channel, info.name, deadline_s=settings.ack_deadline_s, exactly_once=info.exactly_once, clock=clock)
+        self.acks = AckQueue(channel, info.name, deadline_s=settings.ack_deadline_s, clock=clock)
         self.subscription = Subscription(
             info.name,
             node=reservoir.node,

@@ -87,3 +87,109 @@ class ReadsCancelled(Event):
     def amount(self) -> float:
         """One for each read."""
         return self.reads
+
+
+# --- pubsub, continued ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamClosed(Event):
+    """A pull stream ended and is opened again."""
+
+    level = "debug"
+    counter: ClassVar = _counter("pull_streams_closed", "StreamingPull calls ended", "subscription", "code")
+    subscription: str
+    stream: int
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSilent(Event):
+    """A pull stream did not answer keep-alives and is opened again."""
+
+    level = "warning"
+    counter: ClassVar = _counter("pull_streams_silent", "StreamingPull calls given up for silence", "subscription")
+    subscription: str
+    stream: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseUndecodable(Event):
+    """A response was not protobuf of the kind expected; it was dropped unacknowledged."""
+
+    level = "error"
+    counter: ClassVar = _counter("responses_undecodable", "Responses that could not be decoded", "subscription")
+    subscription: str
+    stream: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubscriptionFailed(Event):
+    """The service refuses the subscription for good."""
+
+    level = "error"
+    counter: ClassVar = _counter("subscription_failures", "Fatal answers of the service", "subscription", "code")
+    subscription: str
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubscriptionUnseen(Event):
+    """The subscription may not be described by this account; its properties stay unknown."""
+
+    level = "warning"
+    subscription: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubscriptionCreated(Event):
+    """A driver asked for a subscription that did not exist."""
+
+    subscription: str
+    topic: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AckRetried(Event):
+    """An Acknowledge failed for now and is sent again."""
+
+    level = "warning"
+    counter: ClassVar = _counter("ack_retries", "Acknowledge requests sent again", "subscription", "code")
+    subscription: str
+    acks: int
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcksLost(Event):
+    """The service refused ack IDs for good; their messages may be delivered again."""
+
+    level = "error"
+    counter: ClassVar = _counter("acks_lost", "Ack IDs that the service refused for good", "subscription", "code")
+    subscription: str
+    acks: int
+    code: str
+    error: str
+
+    @property
+    def amount(self) -> float:
+        """One for each ID."""
+        return self.acks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModackFailed(Event):
+    """A lease extension or a release failed for now."""
+
+    level = "warning"
+    counter: ClassVar = _counter("modack_failures", "ModifyAckDeadline requests that failed", "subscription", "code")
+    subscription: str
+    acks: int
+    seconds: int
+    code: str
+    error: str

@@ -1,0 +1,160 @@
+"""Starts the parts in order, shows what happens, checks that everything adds up, and ends the parts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from penstock.client import NodeClient
+from penstock.contract import PROTOCOL_VERSION
+from penstock.contract.actions import StatusRequest
+from penstock.demo import query
+from penstock.demo.processes import Child, Children, DemoFailed, answers, children, free_port
+from penstock.demo.tally import Tally
+
+PROJECT = "demo"
+SUBSCRIPTION = "readings"
+PATH = f"projects/{PROJECT}/subscriptions/{SUBSCRIPTION}"
+TOPIC = f"projects/{PROJECT}/topics/{SUBSCRIPTION}"
+
+START_S = 60.0
+STALL_S = 60.0
+"""The demo gives up when nothing was processed or acknowledged for this long."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How much to send. `rate` is in messages per second; None is as fast as it goes."""
+
+    messages: int = 300_000
+    data_bytes: int = 1024
+    rate: float | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures at the end. Messages, seconds, 10^6 bytes of data per second."""
+
+    published: int
+    received: int
+    processed: int
+    acknowledged: int
+    redelivered: int
+    remaining: int
+    seconds: float
+    messages_per_s: float
+    mb_per_s: float
+    batches: int
+    latency_p50_s: float
+    latency_p99_s: float
+
+    def adds_up(self) -> bool:
+        """Whether every message published was processed and acknowledged, and nothing is left."""
+        return self.published == self.processed == self.acknowledged and self.remaining == 0
+
+
+def run(settings: DemoSettings) -> int:
+    """Run the demo; 0 when everything adds up. Raises `DemoFailed`."""
+    console = Console(file=sys.stderr)
+    with children() as owned, _spark() as spark:
+        parts = _Parts(owned)
+        console.print(f"emulator on 127.0.0.1:{parts.emulator_port}, daemon on {parts.endpoint}; starting Spark")
+        tally = Tally()
+        streaming = query.start(
+            spark(),
+            project=PROJECT,
+            subscription=SUBSCRIPTION,
+            daemon=parts.endpoint,
+            checkpoint=str(owned.folder / "checkpoint"),
+            tally=tally,
+        )
+        started_s = time.time()
+        publishing = parts.publish(settings)
+        with Live(console=console, refresh_per_second=4) as live:
+            figures = _watch(parts, publishing, tally, streaming, live)
+        streaming.stop()
+    summary = _summary(figures, tally, started_s, settings)
+    console.print(_summary_table(summary))
+    if settings.json:
+        print(json.dumps(dataclasses.asdict(summary)), flush=True)  # noqa: T201 - the result
+    if not summary.adds_up():
+        raise DemoFailed("the figures do not add up: what was published, processed and acknowledged should be equal, and nothing remain")
+    return 0
+
+
+class _Parts:
+    """The processes beside Spark."""
+
+    def __init__(self, owned: Children) -> None:
+        self._owned = owned
+        self.emulator_port, emulator_http, self.port, http = free_port(), free_port(), free_port(), free_port()
+        self.endpoint = f"127.0.0.1:{self.port}"
+        self._to_emulator = {"PUBSUB_EMULATOR_HOST": f"127.0.0.1:{self.emulator_port}"}
+        emulator = owned.start("emulator", "penstock", "emulator", "--port", str(self.emulator_port), "--http-port", str(emulator_http))
+        owned.wait(emulator, lambda: answers(self.emulator_port), START_S)
+        self._topology()
+        arguments = ("--listen", f"grpc://{self.endpoint}", "--http", f"127.0.0.1:{http}", "--subscription", PATH)
+        daemon = owned.start("daemon", "penstock", "serve", *arguments, **self._to_emulator)
+        owned.wait(daemon, lambda: answers(self.port), START_S)
+        self._node = NodeClient(self.endpoint)
+
+    def _topology(self) -> None:
+        creating = self._owned.start("topology", "penstock.demo.topology", TOPIC, PATH, **self._to_emulator)
+        self._owned.wait(creating, lambda: creating.process.poll() == 0, START_S)
+
+    def publish(self, settings: DemoSettings) -> Child:
+        """Start the publisher."""
+        rate = [] if settings.rate is None else ["--rate", str(settings.rate)]
+        sizes = ["--messages", str(settings.messages), "--data-bytes", str(settings.data_bytes)]
+        return self._owned.start("publisher", "penstock.demo.publisher", "--topic", TOPIC, *sizes, *rate, **self._to_emulator)
+
+    def figures(self) -> dict[str, Any]:
+        """The daemon's figures of the subscription."""
+        reply = self._node.call("status", StatusRequest(v=PROTOCOL_VERSION))
+        found: dict[str, Any] = reply.subscriptions.get(PATH, {})
+        return found
+
+    def check(self) -> None:
+        """Raise `DemoFailed` if a part has failed."""
+        self._owned.check()
+
+
+@dataclass
+class _Watched:
+    published: int
+    figures: dict[str, Any]
+    remaining: int
+    redelivered: int
+
+
+def _watch(parts: _Parts, publishing: Child, tally: Tally, streaming: Any, live: Live) -> dict[str, Any]:
+    """Show progress until all that was published is processed and acknowledged; the daemon's last figures."""
+    published: int | None = None
+    last_change_s, last_seen = time.monotonic(), (-1, -1)
+    while True:
+        parts.check()
+        if streaming.exception() is not None:
+            raise DemoFailed(f"the Spark query ended: {streaming.exception()}")
+        if published is None and publishing.process.poll() == 0:
+            published = int(json.loads(publishing.log.read_text().splitlines()[-1])["published"])
+        figures = parts.figures()
+        processed, acknowledged = tally.messages, int(figures.get("acknowledged", 0))
+        live.update(_progress_table(tally, figures, published))
+        if published is not None and processed >= published and acknowledged >= published:
+            return {**figures, "published": published}
+        if (processed, acknowledged) != last_seen:
+            last_change_s, last_seen = time.monotonic(), (processed, acknowledged)
+        elif time.monotonic() - last_change_s > STALL_S:
+            raise DemoFailed(f"nothing moved for {STALL_S:g} s: published {published}, processed {processed}, acknowledged {acknowledged}")
+        time.sleep(0.25)

@@ -1,0 +1,12 @@
+"""The only room that speaks to Google Cloud Pub/Sub: it alone imports grpc and google packages.
+
+Protobuf bytes enter and leave on the wire; decoded chunks go to a `ChunkSink`, ack IDs come back through an `AckSink`
+(both of `penstock.reservoir.ports`). The room must not know batches, consumers or Flight.
+"""
+
+from penstock.pubsub.acks import AckQueue
+from penstock.pubsub.channel import PubSubChannel
+from penstock.pubsub.control import Control, SubscriptionInfo
+from penstock.pubsub.pull import Puller
+
+__all__ = ["AckQueue", "Control", "PubSubChannel", "Puller", "SubscriptionInfo"]

@@ -1,0 +1,113 @@
+"""The control plane: describe and create subscriptions, with Google's own client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from google.api_core import exceptions as google_errors
+from google.pubsub_v1 import SubscriberAsyncClient
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
+from google.pubsub_v1.types import Subscription
+
+from penstock.contract.actions import CreateSubscription
+from penstock.errors import InvalidRequest, SubscriptionFailed
+from penstock.pubsub.channel import PubSubChannel
+from penstock.telemetry import events
+
+TIMEOUT_S = 15.0
+"""Bound of one control-plane call; the driver's `open` waits 30 s."""
+
+
+@dataclass(frozen=True)
+class SubscriptionInfo:
+    """What the service says of a subscription; None where the caller may not look."""
+
+    name: str
+    topic: str | None = None
+    ordering: bool | None = None
+    exactly_once: bool | None = None
+    ack_deadline_s: int | None = None
+    max_delivery_attempts: int | None = None
+
+
+class Control:
+    """An async context manager around `SubscriberAsyncClient` on the daemon's channel."""
+
+    def __init__(self, channel: PubSubChannel) -> None:
+        self._channel = channel
+
+    async def __aenter__(self) -> Self:
+        """Make the client; no call yet."""
+        self._client = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=self._channel.raw))
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """The channel is not ours to close."""
+
+    async def describe(self, name: str) -> SubscriptionInfo:
+        """Raises `SubscriptionFailed` when it does not exist or is detached.
+
+        Who may consume may not be allowed to look: then the flags stay unknown.
+        """
+        try:
+            found = await self._client.get_subscription(subscription=name, timeout=TIMEOUT_S, retry=None)
+        except google_errors.PermissionDenied as error:
+            events.SubscriptionUnseen(subscription=name, error=error.message).emit()
+            return SubscriptionInfo(name)
+        except google_errors.GoogleAPICallError as error:
+            raise failed(name, error) from error
+        return _info(found)
+
+    async def create(self, name: str, wanted: CreateSubscription) -> SubscriptionInfo:
+        """The subscription, created if it does not exist. Raises `InvalidRequest` when it is one of another topic."""
+        try:
+            found = await self._client.get_subscription(subscription=name, timeout=TIMEOUT_S, retry=None)
+        except google_errors.NotFound:
+            return await self._create(name, wanted)
+        except google_errors.GoogleAPICallError as error:
+            raise failed(name, error) from error
+        if found.topic != wanted.topic:
+            raise InvalidRequest(
+                f"subscription {name} belongs to {found.topic}, not to {wanted.topic}: name another subscription, or leave "
+                "the topic out"
+            )
+        return _info(found)
+
+    async def _create(self, name: str, wanted: CreateSubscription) -> SubscriptionInfo:
+        request = Subscription(
+            name=name,
+            topic=wanted.topic,
+            ack_deadline_seconds=wanted.ack_deadline_seconds or 0,
+            enable_message_ordering=wanted.enable_message_ordering or False,
+            enable_exactly_once_delivery=wanted.enable_exactly_once_delivery or False,
+            filter=wanted.filter or "",
+        )
+        try:
+            made = await self._client.create_subscription(request=request, timeout=TIMEOUT_S, retry=None)
+        except google_errors.AlreadyExists:  # another driver was faster
+            return await self.create(name, wanted)
+        except google_errors.GoogleAPICallError as error:
+            raise failed(name, error) from error
+        events.SubscriptionCreated(subscription=name, topic=wanted.topic).emit()
+        return _info(made)
+
+
+def failed(name: str, error: google_errors.GoogleAPICallError) -> SubscriptionFailed:
+    """Google's error as ours, with its code and its words."""
+    code = error.grpc_status_code.name if error.grpc_status_code is not None else "UNKNOWN"
+    return SubscriptionFailed(f"{name}: {code}: {error.message}", subscription=name, service_code=code)
+
+
+def _info(found: Subscription) -> SubscriptionInfo:
+    if found.detached:
+        message = f"{found.name}: FAILED_PRECONDITION: the subscription is detached from its topic"
+        raise SubscriptionFailed(message, subscription=found.name, service_code="FAILED_PRECONDITION")
+    return SubscriptionInfo(
+        found.name,
+        topic=found.topic,
+        ordering=found.enable_message_ordering,
+        exactly_once=found.enable_exactly_once_delivery,
+        ack_deadline_s=found.ack_deadline_seconds,
+        max_delivery_attempts=found.dead_letter_policy.max_delivery_attempts or None,
+    )

@@ -1,0 +1,185 @@
+"""Pub/Sub's protobuf bytes to and from Arrow: one native call each, no Python object per message. Sans-I/O.
+
+The only module that uses ptars. A property test holds it against protobuf's own parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from google.pubsub_v1.types import (
+    AcknowledgeRequest,
+    ModifyAckDeadlineRequest,
+    PublishRequest,
+    PublishResponse,
+    StreamingPullRequest,
+    StreamingPullResponse,
+)
+from ptars import HandlerPool, PtarsConfig
+
+from penstock.contract import ROWS_SCHEMA
+
+MAX_IDS = 2500
+MAX_REQUEST_BYTES = 512 << 10
+"""Acknowledge and ModifyAckDeadline requests are refused above 512 KiB
+(https://cloud.google.com/pubsub/quotas#resource_limits); one too large would fail for ever."""
+
+_OVERHEAD_BYTES = 1024
+"""Room for the subscription's name and the framing of a request."""
+
+_ID_FRAMING_BYTES = 3
+"""Tag and length of one ack ID of up to 16,383 bytes."""
+
+_PULL = StreamingPullResponse.pb()
+_PULL_REQUEST = StreamingPullRequest.pb()
+_ACK = AcknowledgeRequest.pb()
+_MODACK = ModifyAckDeadlineRequest.pb()
+_PUBLISH = PublishRequest.pb()
+_PUBLISHED = PublishResponse.pb()
+_pool = HandlerPool([_PULL.DESCRIPTOR.file], config=PtarsConfig(timestamp_unit="us"))
+_pull_handler = _pool.get_for_message(_PULL.DESCRIPTOR)
+_ack_handler = _pool.get_for_message(_ACK.DESCRIPTOR)
+_modack_handler = _pool.get_for_message(_MODACK.DESCRIPTOR)
+_publish_handler = _pool.get_for_message(_PUBLISH.DESCRIPTOR)
+_published_handler = _pool.get_for_message(_PUBLISHED.DESCRIPTOR)
+_PUBLISH_SCHEMA: pa.Schema = _publish_handler.list_to_record_batch([]).schema
+_NAMES_ATTRIBUTES = ROWS_SCHEMA.field("attributes").type
+
+HEARTBEAT = b""
+"""An empty StreamingPullRequest: the client's keep-alive."""
+
+
+class Undecodable(ValueError):
+    """Bytes that are not a StreamingPullResponse."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Messages of some responses: `rows` in `contract.ROWS_SCHEMA`, `ack_ids` (string array) row by row."""
+
+    rows: pa.RecordBatch
+    ack_ids: pa.Array
+
+
+def decode(responses: Sequence[bytes]) -> Decoded:
+    """All messages of some StreamingPullResponses, in order. Raises `Undecodable`.
+
+    Feed it about 1 MiB at a time: it holds the interpreter's lock meanwhile.
+    """
+    try:
+        batch = _pull_handler.list_to_record_batch(responses)
+    except ValueError as error:
+        raise Undecodable(str(error)) from error
+    received = batch.column(0).flatten()
+    ack_ids, message, attempts = received.flatten()
+    data, attributes, message_ids, publish_times, keys = message.flatten()
+    columns = [
+        message_ids,
+        data,
+        pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items),
+        publish_times,
+        _absent(keys),
+        _absent_attempts(attempts),
+    ]
+    return Decoded(pa.RecordBatch.from_arrays(columns, schema=ROWS_SCHEMA), ack_ids)
+
+
+def decode_each(responses: Sequence[bytes]) -> tuple[list[Decoded], list[Undecodable]]:
+    """Every response on its own, when `decode` failed on all together: the good ones, and why the others are not."""
+    good, bad = [], []
+    for response in responses:
+        try:
+            good.append(decode([response]))
+        except Undecodable as error:
+            bad.append(error)
+    return good, bad
+
+
+def first_pull_request(subscription: str, *, ack_deadline_s: int, client_id: str, max_outstanding_bytes: int) -> bytes:
+    """The request that opens a pull stream. `client_id` lets its successors take over; protocol version 1 asks the
+    server to answer keep-alives."""
+    request = _PULL_REQUEST(
+        subscription=subscription,
+        stream_ack_deadline_seconds=ack_deadline_s,
+        client_id=client_id,
+        max_outstanding_bytes=max_outstanding_bytes,
+        protocol_version=1,
+    )
+    encoded: bytes = request.SerializeToString()
+    return encoded
+
+
+def encode_acknowledge(subscription: str, ack_ids: pa.Array) -> bytes:
+    """An AcknowledgeRequest of all these IDs."""
+    batch = pa.RecordBatch.from_arrays([pa.array([subscription]), _one_list(ack_ids)], names=["subscription", "ack_ids"])
+    return _only(_ack_handler.record_batch_to_array(batch))
+
+
+def encode_modify_ack_deadline(subscription: str, ack_ids: pa.Array, seconds: int) -> bytes:
+    """A ModifyAckDeadlineRequest of all these IDs; 0 seconds gives them back at once."""
+    columns = [pa.array([subscription]), pa.array([seconds], pa.int32()), _one_list(ack_ids)]
+    batch = pa.RecordBatch.from_arrays(columns, names=["subscription", "ack_deadline_seconds", "ack_ids"])
+    return _only(_modack_handler.record_batch_to_array(batch))
+
+
+def encode_publish(topic: str, rows: pa.RecordBatch) -> bytes:
+    """A PublishRequest of the rows' `data`, `attributes` and `ordering_key` (a `ROWS_SCHEMA` batch); the service gives
+    the other fields."""
+    attributes = rows.column("attributes")
+    message_type = _PUBLISH_SCHEMA.field("messages").type.value_type
+    given = {
+        "data": rows.column("data"),
+        "attributes": pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items),
+        "ordering_key": rows.column("ordering_key"),
+    }
+    fields = [message_type.field(i) for i in range(message_type.num_fields) if message_type.field(i).name in given]
+    messages = pa.StructArray.from_arrays([given[field.name] for field in fields], names=[field.name for field in fields])
+    batch = pa.RecordBatch.from_arrays([pa.array([topic]), _one_list(messages)], names=["topic", "messages"])
+    return _only(_publish_handler.record_batch_to_array(batch))
+
+
+def decode_published(response: bytes) -> pa.Array:
+    """The message IDs (string array) of a PublishResponse."""
+    return _published_handler.list_to_record_batch([response]).column(0).flatten()
+
+
+def cut(ack_ids: pa.Array) -> Iterator[pa.Array]:
+    """The IDs in slices that fit one request each: at most `MAX_IDS`, and `MAX_REQUEST_BYTES` with room for the rest."""
+    offsets = np.frombuffer(ack_ids.buffers()[1], np.int32, len(ack_ids) + 1, ack_ids.offset * 4) if len(ack_ids) else None
+    start = 0
+    while offsets is not None and start < len(ack_ids):
+        stop = min(start + MAX_IDS, len(ack_ids))
+        sizes = (offsets[start + 1 : stop + 1] - offsets[start]) + _ID_FRAMING_BYTES * np.arange(1, stop - start + 1)
+        fit = int(np.searchsorted(sizes, MAX_REQUEST_BYTES - _OVERHEAD_BYTES, side="right"))
+        stop = start + max(fit, 1)
+        yield ack_ids.slice(start, stop - start)
+        start = stop
+
+
+def _one_list(values: pa.Array) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+
+
+def _only(encoded: pa.Array) -> bytes:
+    raw: bytes = encoded[0].as_buffer().to_pybytes()
+    return raw
+
+
+def _absent(keys: pa.Array) -> pa.Array:
+    """Empty strings as null. Most subscriptions have no key at all, which shows in the length of the buffer."""
+    octets = keys.buffers()[2]
+    if octets is None or octets.size == 0:
+        return pa.nulls(len(keys), pa.string())
+    return pc.if_else(pc.equal(pc.binary_length(keys), 0), pa.scalar(None, pa.string()), keys)
+
+
+def _absent_attempts(attempts: pa.Array) -> pa.Array:
+    """Zeros as null: the service counts from 1, and only with a dead-letter policy."""
+    numbers = attempts.to_numpy(zero_copy_only=True)
+    if not numbers.any():
+        return pa.nulls(len(attempts), pa.int32())
+    return pa.array(numbers, pa.int32(), mask=numbers == 0)
