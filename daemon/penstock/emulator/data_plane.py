@@ -149,9 +149,8 @@ class DataPlane:
                     request = wire.read_stream_request(raw)
                     _check_later_request(request)
                     self._hear(stream, subscription, request)
-                if not raw or request.is_keepalive:
-                    if stream.protocol_version >= 1:
-                        stream.say(wire.HEARTBEAT)
+                if (not raw or request.is_keepalive) and stream.protocol_version >= 1:
+                    stream.say(wire.HEARTBEAT)
         except Refused as refused:
             stream.end(refused)
         stream.end()
