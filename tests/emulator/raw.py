@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from google.pubsub_v1 import types
@@ -91,7 +91,7 @@ class RawStream:
         self.responses: list[Any] = []
         self.messages: list[Any] = []
 
-    async def __aenter__(self) -> RawStream:
+    async def __aenter__(self) -> Self:
         await self.say_first()
         return self
 

@@ -119,11 +119,9 @@ def _merged(mask: Any, wanted: Any, stored: Any) -> Any:
     """The stored resource with the masked fields replaced. Raises `Refused`."""
     if not mask.paths:
         raise invalid("The update_mask in the request must be set and must contain a non-empty paths list.")
-    if not mask.IsValidMessage(stored):
+    if not mask.IsValidForDescriptor(stored.DESCRIPTOR):
         raise invalid(f"Invalid update_mask provided in the request: {', '.join(mask.paths)}.")
     changed = _copy(stored)
-    for path in mask.paths:
-        changed.ClearField(path.split(".")[0]) if "." not in path else None
     mask.MergeMessage(wanted, changed, replace_message_field=True, replace_repeated_field=True)
     return changed
 

@@ -29,6 +29,8 @@ Filter = Callable[[pa.MapArray], NDArray[np.bool_]]
 _TOKEN = re.compile(
     r'\s*(?:(?P<word>[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*)|(?P<text>"(?:[^"\\]|\\.)*")|(?P<sign>!=|[=:.,()\-]))'
 )
+# A pair of backslashes is matched too, so that what follows it is not taken for an escape.
+_CODED = re.compile(r"\\(?:x(?P<hex>[0-9a-fA-F]{2})|(?P<octal>[0-3][0-7]{2})|(?P<backslash>\\))")
 _RESERVED = ("AND", "OR", "NOT")
 
 
@@ -127,8 +129,9 @@ class _Parser:
 
     def _unquoted(self, token: str) -> str:
         """Escapes are those of JSON, and hexadecimal and octal ones."""
+        plain = _CODED.sub(lambda found: f"\\u{_code(found):04x}", token)
         try:
-            text: str = json.loads(re.sub(r"\\x([0-9a-fA-F]{2})", r"\\u00\1", token), strict=False)
+            text: str = json.loads(plain, strict=False)
         except ValueError as error:
             raise self._wrong(f"{token} is no string ({error})") from error
         return text
@@ -153,6 +156,13 @@ class _Parser:
 
     def _wrong(self, why: str) -> Exception:
         return invalid(f"Invalid filter {self._text!r}: {why}.")
+
+
+def _code(found: re.Match[str]) -> int:
+    """The character that an escape stands for."""
+    if found["backslash"]:
+        return ord(found["backslash"])
+    return int(found["hex"], 16) if found["hex"] else int(found["octal"], 8)
 
 
 def _values(attributes: pa.MapArray, key: str) -> pa.Array:
