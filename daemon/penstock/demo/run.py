@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -21,6 +21,11 @@ from penstock.contract.actions import StatusRequest
 from penstock.demo import query
 from penstock.demo.processes import Child, Children, DemoFailed, answers, children, free_port
 from penstock.demo.tally import Tally
+from penstock.emulator import FaultClient
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+    from pyspark.sql.streaming import StreamingQuery
 
 PROJECT = "demo"
 SUBSCRIPTION = "readings"
@@ -67,12 +72,11 @@ class Summary:
 def run(settings: DemoSettings) -> int:
     """Run the demo; 0 when everything adds up. Raises `DemoFailed`."""
     console = Console(file=sys.stderr)
-    with children() as owned, _spark() as spark:
-        parts = _Parts(owned)
-        console.print(f"emulator on 127.0.0.1:{parts.emulator_port}, daemon on {parts.endpoint}; starting Spark")
+    with children() as owned, contextlib.closing(_Parts(owned)) as parts, _ended(query.session()) as spark:
+        console.print(f"Pub/Sub emulator on 127.0.0.1:{parts.emulator_port}, daemon on {parts.endpoint}, Spark {spark.version}")
         tally = Tally()
         streaming = query.start(
-            spark(),
+            spark,
             project=PROJECT,
             subscription=SUBSCRIPTION,
             daemon=parts.endpoint,
@@ -82,14 +86,14 @@ def run(settings: DemoSettings) -> int:
         started_s = time.time()
         publishing = parts.publish(settings)
         with Live(console=console, refresh_per_second=4) as live:
-            figures = _watch(parts, publishing, tally, streaming, live)
+            published = _watch(parts, publishing, tally, streaming, live)
         streaming.stop()
-    summary = _summary(figures, tally, started_s, settings)
+        summary = _summary(parts, published, tally, tally.last_done_s - started_s, settings)
     console.print(_summary_table(summary))
     if settings.json:
         print(json.dumps(dataclasses.asdict(summary)), flush=True)  # noqa: T201 - the result
     if not summary.adds_up():
-        raise DemoFailed("the figures do not add up: what was published, processed and acknowledged should be equal, and nothing remain")
+        raise DemoFailed(f"published, processed and acknowledged should be equal, and nothing remain: {summary}")
     return 0
 
 
@@ -101,13 +105,19 @@ class _Parts:
         self.emulator_port, emulator_http, self.port, http = free_port(), free_port(), free_port(), free_port()
         self.endpoint = f"127.0.0.1:{self.port}"
         self._to_emulator = {"PUBSUB_EMULATOR_HOST": f"127.0.0.1:{self.emulator_port}"}
-        emulator = owned.start("emulator", "penstock", "emulator", "--port", str(self.emulator_port), "--http-port", str(emulator_http))
+        ports = ("--port", str(self.emulator_port), "--http-port", str(emulator_http))
+        emulator = owned.start("emulator", "penstock", "emulator", *ports)
         owned.wait(emulator, lambda: answers(self.emulator_port), START_S)
         self._topology()
         arguments = ("--listen", f"grpc://{self.endpoint}", "--http", f"127.0.0.1:{http}", "--subscription", PATH)
         daemon = owned.start("daemon", "penstock", "serve", *arguments, **self._to_emulator)
         owned.wait(daemon, lambda: answers(self.port), START_S)
         self._node = NodeClient(self.endpoint)
+        self._faults = FaultClient(f"127.0.0.1:{emulator_http}")
+
+    def close(self) -> None:
+        """Close the connection to the daemon; the processes belong to somebody else."""
+        self._node.close()
 
     def _topology(self) -> None:
         creating = self._owned.start("topology", "penstock.demo.topology", TOPIC, PATH, **self._to_emulator)
@@ -125,21 +135,17 @@ class _Parts:
         found: dict[str, Any] = reply.subscriptions.get(PATH, {})
         return found
 
+    def service_figures(self) -> dict[str, Any]:
+        """The emulator's figures of the subscription."""
+        return self._faults.statistics(PATH)
+
     def check(self) -> None:
         """Raise `DemoFailed` if a part has failed."""
         self._owned.check()
 
 
-@dataclass
-class _Watched:
-    published: int
-    figures: dict[str, Any]
-    remaining: int
-    redelivered: int
-
-
-def _watch(parts: _Parts, publishing: Child, tally: Tally, streaming: Any, live: Live) -> dict[str, Any]:
-    """Show progress until all that was published is processed and acknowledged; the daemon's last figures."""
+def _watch(parts: _Parts, publishing: Child, tally: Tally, streaming: StreamingQuery, live: Live) -> int:
+    """Show progress until all that was published is processed and acknowledged; the number published."""
     published: int | None = None
     last_change_s, last_seen = time.monotonic(), (-1, -1)
     while True:
@@ -152,9 +158,76 @@ def _watch(parts: _Parts, publishing: Child, tally: Tally, streaming: Any, live:
         processed, acknowledged = tally.messages, int(figures.get("acknowledged", 0))
         live.update(_progress_table(tally, figures, published))
         if published is not None and processed >= published and acknowledged >= published:
-            return {**figures, "published": published}
+            return published
         if (processed, acknowledged) != last_seen:
             last_change_s, last_seen = time.monotonic(), (processed, acknowledged)
         elif time.monotonic() - last_change_s > STALL_S:
-            raise DemoFailed(f"nothing moved for {STALL_S:g} s: published {published}, processed {processed}, acknowledged {acknowledged}")
+            raise DemoFailed(
+                f"nothing moved for {STALL_S:g} s: published {published}, processed {processed}, acknowledged {acknowledged}"
+            )
         time.sleep(0.25)
+
+
+@contextlib.contextmanager
+def _ended(spark: SparkSession) -> Iterator[SparkSession]:
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _progress_table(tally: Tally, figures: dict[str, Any], published: int | None) -> Table:
+    messages, data_bytes = tally.by_city()
+    table = Table(title="Sensor readings by city", caption=_progress_line(tally, figures, published))
+    table.add_column("city")
+    table.add_column("messages", justify="right")
+    table.add_column("MB", justify="right")
+    for city in sorted(messages):
+        table.add_row(city, f"{messages[city]:,}", f"{data_bytes[city] / 1e6:,.1f}")
+    return table
+
+
+def _progress_line(tally: Tally, figures: dict[str, Any], published: int | None) -> str:
+    waiting = f"{figures.get('received', 0):,} received, {tally.messages:,} processed, {figures.get('acknowledged', 0):,} acknowledged"
+    return waiting if published is None else f"{published:,} published, {waiting}"
+
+
+def _summary(parts: _Parts, published: int, tally: Tally, seconds: float, settings: DemoSettings) -> Summary:
+    figures, service = parts.figures(), parts.service_figures()
+    processed = tally.messages
+    return Summary(
+        published=published,
+        received=int(figures["received"]),
+        processed=processed,
+        acknowledged=int(figures["acknowledged"]),
+        redelivered=int(service["redelivered"]),
+        remaining=int(service["remaining"]),
+        seconds=round(seconds, 3),
+        messages_per_s=round(processed / seconds),
+        mb_per_s=round(processed * settings.data_bytes / seconds / 1e6, 1),
+        batches=tally.batches,
+        latency_p50_s=tally.latency_s(0.5),
+        latency_p99_s=tally.latency_s(0.99),
+    )
+
+
+def _summary_table(summary: Summary) -> Table:
+    table = Table(title="Summary", show_header=False)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for text, value in (
+        ("published", f"{summary.published:,}"),
+        ("received by the daemon", f"{summary.received:,}"),
+        ("processed by Spark", f"{summary.processed:,}"),
+        ("acknowledged", f"{summary.acknowledged:,}"),
+        ("redelivered", f"{summary.redelivered:,}"),
+        ("left on the subscription", f"{summary.remaining:,}"),
+        ("seconds, first publish to last result", f"{summary.seconds:,.1f}"),
+        ("messages/s", f"{summary.messages_per_s:,.0f}"),
+        ("MB/s", f"{summary.mb_per_s:,.1f}"),
+        ("batches", f"{summary.batches:,}"),
+        ("publish to result, p50", f"{summary.latency_p50_s:.2f} s"),
+        ("publish to result, p99", f"{summary.latency_p99_s:.2f} s"),
+    ):
+        table.add_row(text, value)
+    return table

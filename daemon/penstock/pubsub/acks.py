@@ -192,23 +192,27 @@ class AckQueue:
     async def _sender(self) -> None:
         while True:
             line = next((line for line in (self._extends, self._acks, self._releases) if line.waiting), None)
-            if line is None:
-                self._work.clear()
-                if not self._busy:
-                    self._idle.set()
-                await self._work.wait()
+            if line is not None:
+                await self._send(line)
                 continue
-            ack_ids, owners = line.take()
-            self._busy += len(ack_ids)
-            try:
-                if line is self._acks:
-                    await self._send_acks(ack_ids, owners)
-                elif line is self._extends:
-                    await self._send_extend(ack_ids, owners)
-                else:
-                    await self._send_release(ack_ids, owners)
-            finally:
-                self._busy -= len(ack_ids)
+            self._work.clear()
+            if not self._busy:
+                self._idle.set()
+            await self._work.wait()
+
+    async def _send(self, line: _Line) -> None:
+        """One request. Its own frame, so that an idle sender keeps nothing of the last one alive."""
+        ack_ids, owners = line.take()
+        self._busy += len(ack_ids)
+        try:
+            if line is self._acks:
+                await self._send_acks(ack_ids, owners)
+            elif line is self._extends:
+                await self._send_extend(ack_ids, owners)
+            else:
+                await self._send_release(ack_ids, owners)
+        finally:
+            self._busy -= len(ack_ids)
 
     async def _send_acks(self, ack_ids: pa.Array, owners: list[tuple[_Job, int]]) -> None:
         """Until every ID is confirmed or refused for good."""
