@@ -1,0 +1,25 @@
+"""The Flight client that the Spark source, the plain Python consumer and the command line share.
+
+Offsets, limits and tickets enter; action calls leave, and record batches come back. The protocol's rules for a reader
+are in `driver` (no threads, no sockets: nodes, clock and sleep are handed in), its threads in `session`, its sockets in
+`node`. The room must not know Spark, Pub/Sub or how a daemon works inside; it imports pyarrow and nothing else.
+"""
+
+from penstock.client.consumer import Batch, Consumer
+from penstock.client.driver import Driver, Limits, PlannedRead, ReaderSettings
+from penstock.client.node import NodeClient
+from penstock.client.offset import NamedBatch, Offset
+from penstock.client.session import Session
+
+__all__ = [
+    "Batch",
+    "Consumer",
+    "Driver",
+    "Limits",
+    "NamedBatch",
+    "NodeClient",
+    "Offset",
+    "PlannedRead",
+    "ReaderSettings",
+    "Session",
+]

@@ -1,0 +1,408 @@
+"""The reader's side of the protocol: what a Spark driver and a plain consumer have in common.
+
+No threads, no sockets, no clock of its own: nodes, time and sleep are handed in, so that whole queries run in simulation.
+`session` adds the threads.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.client.available_now import AvailableNow, Verdict
+from penstock.client.commits import PendingCommits
+from penstock.client.node import Node
+from penstock.client.offset import NamedBatch, Offset
+from penstock.contract import PROTOCOL_VERSION, Reader, new_id
+from penstock.contract.actions import (
+    AliveRequest,
+    Backlog,
+    BacklogRequest,
+    ByeRequest,
+    CloseRequest,
+    CommitRequest,
+    CreateSubscription,
+    OpenReply,
+    OpenRequest,
+    PlanReply,
+    PlanRequest,
+    SealReply,
+    SealRequest,
+    StatusRequest,
+    Ticket,
+)
+from penstock.contract.body import Request
+from penstock.errors import (
+    BatchGone,
+    Draining,
+    InvalidRequest,
+    NodeUnreachable,
+    OpenAgain,
+    PenstockError,
+    ReaderFenced,
+    SubscriptionShared,
+)
+
+_LOG = logging.getLogger("penstock.client")
+
+RETRY_FIRST_S = 0.05
+RETRY_LAST_S = 1.0
+"""Waits between two tries of a node that does not answer double from the first to the last."""
+
+POLL_S = 0.05
+"""How often AvailableNow looks at the backlog while it waits for silence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderSettings:
+    """How one consumer reads one subscription. `columns`: those wanted, in order; None for all."""
+
+    subscription: str
+    share: bool = False
+    create: CreateSubscription | None = None
+    columns: tuple[str, ...] | None = None
+    node_wait_s: float = 60.0
+    commit_ttl: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one batch may have (per node), and what is worth one; None: the daemon's own limit, any row."""
+
+    max_rows: int | None = None
+    max_bytes: int | None = None
+    min_rows: int | None = None
+    max_delay_s: float | None = None
+
+    def met(self, backlog: Backlog) -> bool:
+        """Whether a batch is due: enough rows, or rows that waited long enough, or no more that could come."""
+        if not backlog.rows:
+            return False
+        late = self.max_delay_s is not None and (backlog.oldest_age_s or 0.0) >= self.max_delay_s
+        return self.min_rows is None or backlog.rows >= self.min_rows or late or backlog.paused or backlog.draining
+
+
+@dataclass(frozen=True)
+class PlannedRead:
+    """One slice and where it is."""
+
+    endpoint: str
+    ticket: Ticket
+    rows: int
+    bytes: int
+
+
+class _Peer:
+    """One node as this reader knows it. `id` is None until it was opened."""
+
+    def __init__(self, node: Node, commit_ttl: int) -> None:
+        self.node = node
+        self.id: str | None = None
+        self.opened = False
+        self.up = True
+        self.heartbeat_s = RETRY_LAST_S
+        self.backlog: Backlog | None = None
+        self.commits = PendingCommits(commit_ttl)
+
+
+class Driver:
+    """Speaks for one consumer as one reader. Calls block; one at a time, but for `beat`, `look` and `bye`.
+
+    After `ReaderFenced` every call raises it, and no node is called again.
+    """
+
+    def __init__(  # noqa: PLR0913 - time and nodes are handed in
+        self,
+        consumer: str,
+        settings: ReaderSettings,
+        nodes: Sequence[Node],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.consumer = consumer
+        self.settings = settings
+        self.gone_batches = 0
+        self._peers = [_Peer(node, settings.commit_ttl) for node in nodes]
+        self._clock, self._wall, self._sleep = clock, wall, sleep
+        self._reader: Reader | None = None
+        self._after = 0
+        self._fenced: ReaderFenced | None = None
+        self._available_now: AvailableNow | None = None
+        self._ended = False
+        self._turn = threading.Lock()  # held by a call that may open; `beat` skips its own open when it is taken
+
+    # --- epochs -------------------------------------------------------------------------------------------------
+
+    def latest(self, start: Offset, limits: Limits) -> Offset | None:
+        """Commit `start`, which Spark has finished, and seal the epoch after it; None when nothing is due.
+
+        Raises `NodeUnreachable` after `node_wait_s`, `SubscriptionShared`, `SubscriptionFailed`, `EpochPast`,
+        `ReaderFenced`.
+        """
+        with self._turn:
+            self._after = max(self._after, start.epoch)
+            self._commit(start)
+            if self._available_now is not None:
+                return self._until_quiet(start, limits, self._available_now)
+            return self._seal_if_due(start, limits)
+
+    def seal(self, start: Offset, limits: Limits) -> Offset | None:
+        """Seal the epoch after `start` and commit nothing; None when nothing is due. Raises as `latest`."""
+        with self._turn:
+            self._after = max(self._after, start.epoch)
+            return self._seal_if_due(start, limits)
+
+    def commit(self, finished: Offset) -> None:
+        """The epoch that ends at `finished` was processed: its rows may be acknowledged. Raises as `latest`."""
+        with self._turn:
+            self._commit(finished)
+
+    def plan(self, start: Offset, end: Offset, slices: int) -> list[PlannedRead]:
+        """The slices of every batch that `end` names and that still exists. May be called any number of times.
+
+        A batch that is gone is left out, counted and logged: its rows will come again. Raises as `latest`.
+        """
+        if end.epoch == start.epoch:
+            return []
+        if end.epoch != start.epoch + 1:
+            raise InvalidRequest(
+                f"a batch from epoch {start.epoch} to {end.epoch} is more than one epoch: asynchronous progress tracking "
+                "(asyncProgressTrackingEnabled) is not supported, since it reports batches as done that may be lost"
+            )
+        with self._turn:
+            self._after = max(self._after, start.epoch)
+            return [read for node, named in end.nodes.items() for read in self._planned(end.epoch, node, named, slices)]
+
+    def take_what_is_there(self, idle_s: float) -> None:
+        """From now on `latest` waits for rows, and ends for good once all that was published before now is taken."""
+        now = datetime.datetime.fromtimestamp(self._wall(), datetime.UTC)
+        self._available_now = AvailableNow(now, idle_s)
+
+    # --- for threads beside the caller's ------------------------------------------------------------------------
+
+    def beat(self) -> float:
+        """One heartbeat to every node that was opened; returns the seconds until the next.
+
+        Never raises: what is wrong shows at the caller's next call. A node that asks for `open` gets it, unless a call
+        is running, which will do so itself.
+        """
+        pauses = [self._beat(peer) for peer in self._peers if peer.id is not None]
+        return min(pauses, default=RETRY_LAST_S)
+
+    def look(self, wait_s: float) -> bool:
+        """Whether an unsealed row is on some node, waiting up to `wait_s` for one. Raises what the node said."""
+        peer = self._peers[0]
+        if not peer.opened:
+            return False
+        peer.backlog = self._call(peer, "backlog", self._ask(BacklogRequest, wait_s=wait_s))
+        return peer.backlog.rows > 0
+
+    def bye(self) -> None:
+        """Tell the nodes that this reader stops; never waits for more than the action's deadline, never raises."""
+        self._part("bye", ByeRequest)
+
+    def close(self) -> None:
+        """End the consumer for good: what it holds goes back to Pub/Sub. Never raises."""
+        self._part("close", CloseRequest)
+
+    # --- figures ------------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether AvailableNow has taken all."""
+        return self._ended
+
+    @property
+    def waits_for_rows(self) -> bool:
+        """Whether `latest` answers at once when nothing is due, so that waiting is the caller's part."""
+        return self._available_now is None
+
+    def report(self) -> dict[str, Any]:
+        """What is known of the backlog and the nodes, without a call. JSON values."""
+        known = [peer.backlog for peer in self._peers if peer.backlog is not None]
+        oldest = min((b.oldest_publish_time for b in known if b.oldest_publish_time is not None), default=None)
+        lag_s = None if oldest is None else self._wall() - datetime.datetime.fromisoformat(oldest).timestamp()
+        return {
+            "backlog_rows": sum(b.rows for b in known),
+            "backlog_bytes": sum(b.bytes for b in known),
+            "oldest_age_s": max((b.oldest_age_s for b in known if b.oldest_age_s is not None), default=None),
+            "lag_s": None if lag_s is None else round(max(lag_s, 0.0), 3),
+            "nodes_up": sum(peer.up for peer in self._peers),
+            "nodes_down": sum(not peer.up for peer in self._peers),
+            "epochs_pending": max((len(peer.commits) for peer in self._peers), default=0),
+            "batches_gone": self.gone_batches,
+        }
+
+    def pending_commits(self) -> CommitRequest | None:
+        """What a task may carry to a node that the driver could not tell; None when there is nothing."""
+        peer = self._peers[0]
+        if not len(peer.commits) or self._reader is None:
+            return None
+        request: CommitRequest = self._ask(CommitRequest, epochs=peer.commits.epochs(), task=True)
+        return request
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _commit(self, finished: Offset) -> None:
+        for peer in self._peers:
+            if finished.epoch:
+                peer.commits.add(finished.finished())
+            if len(peer.commits):
+                epochs = peer.commits.epochs()
+                reply = self._patiently(peer, "commit", functools.partial(self._ask, CommitRequest, epochs=epochs))
+                if gone := peer.commits.settle(reply):
+                    self.gone_batches += gone
+                    _LOG.warning("%d finished batches were gone at %s: their rows come again", gone, peer.node.endpoint)
+
+    def _seal_if_due(self, start: Offset, limits: Limits) -> Offset | None:
+        if limits.min_rows is not None and not any(limits.met(self._backlog(peer)) for peer in self._peers):
+            return None
+        return self._seal(start, limits)
+
+    def _seal(self, start: Offset, limits: Limits) -> Offset | None:
+        named: dict[str, NamedBatch] = {}
+        for peer in self._peers:
+            request = functools.partial(
+                self._ask,
+                SealRequest,
+                epoch=start.epoch + 1,
+                after=start.epoch,
+                max_rows=limits.max_rows,
+                max_bytes=limits.max_bytes,
+            )
+            reply: SealReply = self._patiently(peer, "seal", request)
+            peer.backlog = reply.backlog
+            if reply.batch is not None and peer.id is not None:
+                named[peer.id] = NamedBatch(batch=reply.batch, rows=reply.rows)
+        return start.next(named) if named else None
+
+    def _until_quiet(self, start: Offset, limits: Limits, rule: AvailableNow) -> Offset | None:
+        while not self._ended:
+            (peer,) = self._peers
+            verdict = rule.judge(self._backlog(peer), self._clock())
+            if verdict is Verdict.TAKE and (sealed := self._seal(start, limits)) is not None:
+                return sealed
+            self._ended = verdict is Verdict.END
+            if not self._ended:
+                self._sleep(POLL_S)
+        return None
+
+    def _planned(self, epoch: int, node: str, named: NamedBatch, slices: int) -> list[PlannedRead]:
+        (peer,) = self._peers
+        request = functools.partial(
+            self._ask, PlanRequest, epoch=epoch, batch=named.batch, slices=slices, columns=self.settings.columns
+        )
+        try:
+            # A node that was restarted without its memory has another ID and says that the batch is gone as well.
+            reply: PlanReply = self._patiently(peer, "plan", request)
+        except BatchGone as error:
+            self.gone_batches += 1
+            _LOG.warning("batch of epoch %d on node %s is left out, its %d rows come again: %s", epoch, node, named.rows, error)
+            return []
+        return [PlannedRead(peer.node.endpoint, part.ticket, part.rows, part.bytes) for part in reply.slices]
+
+    def _backlog(self, peer: _Peer) -> Backlog:
+        backlog: Backlog = self._patiently(peer, "backlog", functools.partial(self._ask, BacklogRequest))
+        peer.backlog = backlog
+        return backlog
+
+    def _patiently(self, peer: _Peer, action: str, request: Callable[[], Request]) -> Any:
+        """Call, opening first where needed, again and again until there is an answer or `node_wait_s` is over.
+
+        All our calls may be repeated: a lost reply costs a second call. The last error is raised.
+        """
+        waiting_since, pause_s = self._clock(), RETRY_FIRST_S
+        while True:
+            try:
+                if not peer.opened:
+                    self._open(peer)
+                reply = self._call(peer, action, request())
+            except OpenAgain:
+                peer.opened = False
+                error: PenstockError = NodeUnreachable(f"the daemon at {peer.node.endpoint} forgets this reader again and again")
+            except (NodeUnreachable, Draining, SubscriptionShared) as failure:
+                error = failure
+                if pause_s == RETRY_FIRST_S:
+                    _LOG.warning("waiting up to %g s: %s", self.settings.node_wait_s, failure)
+            else:
+                return reply
+            waited_s = self._clock() - waiting_since
+            if waited_s >= self.settings.node_wait_s:
+                raise type(error)(
+                    f"{error.message} (waited {waited_s:.0f} s, option nodeWait)", node=error.node, **error.details
+                ) from error
+            self._sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_LAST_S)
+
+    def _open(self, peer: _Peer) -> None:
+        settings = self.settings
+        if self._reader is None:
+            status = self._call(peer, "status", StatusRequest(v=PROTOCOL_VERSION, consumer=self.consumer))
+            # The wall clock makes a reader newer even where no node remembers the one before it.
+            self._reader = Reader(max(1 + status.generation, int(self._wall() * 1000)), new_id())
+        request = self._ask(
+            OpenRequest,
+            subscription=settings.subscription,
+            after=self._after,
+            share=settings.share,
+            create=settings.create,
+        )
+        reply: OpenReply = self._call(peer, "open", request)
+        if peer.id not in (None, reply.node):
+            _LOG.warning("the daemon at %s was restarted without its batches: their rows come again", peer.node.endpoint)
+        peer.id, peer.heartbeat_s, peer.opened = reply.node, reply.heartbeat_s, True
+
+    def _call(self, peer: _Peer, action: str, request: Request) -> Any:
+        if self._fenced is not None:
+            raise self._fenced
+        try:
+            reply = peer.node.call(action, request)
+        except ReaderFenced as error:
+            self._fenced = error
+            raise
+        except NodeUnreachable:
+            peer.up = False
+            raise
+        peer.up = True
+        return reply
+
+    def _beat(self, peer: _Peer) -> float:
+        if self._fenced is not None:
+            return peer.heartbeat_s
+        try:
+            self._call(peer, "alive", self._ask(AliveRequest))
+        except OpenAgain:
+            if not self._turn.acquire(blocking=False):
+                return RETRY_LAST_S
+            try:
+                self._open(peer)
+            except PenstockError as error:
+                _LOG.warning("open again at %s: %s", peer.node.endpoint, error)
+                return RETRY_LAST_S
+            finally:
+                self._turn.release()
+        except NodeUnreachable:
+            return min(peer.heartbeat_s, RETRY_LAST_S)
+        except PenstockError as error:
+            _LOG.warning("heartbeat to %s: %s", peer.node.endpoint, error)
+        return peer.heartbeat_s
+
+    def _part(self, action: str, kind: type[ByeRequest] | type[CloseRequest]) -> None:
+        for peer in self._peers:
+            if peer.id is None or self._fenced is not None:
+                continue
+            try:
+                self._call(peer, action, self._ask(kind))
+            except PenstockError as error:
+                _LOG.info("%s to %s: %s", action, peer.node.endpoint, error)
+
+    def _ask(self, kind: Callable[..., Any], **fields: Any) -> Any:
+        return kind(v=PROTOCOL_VERSION, consumer=self.consumer, reader=self._reader, **fields)

@@ -1,0 +1,102 @@
+"""A driver with its threads: the heartbeat, and one that waits for rows so that idle calls are cheap."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from penstock.client.driver import Driver, Limits, PlannedRead
+from penstock.client.offset import Offset
+from penstock.errors import PenstockError
+
+IDLE_WAIT_S = 0.1
+"""Longest that an idle `latest` waits for rows: Spark asks every 11 ms otherwise, and other sources of a query wait too."""
+
+LOOK_S = 20.0
+"""How long one `backlog` call waits on the daemon, which allows 30."""
+
+LOOK_AGAIN_S = 0.5
+"""Pause after a `backlog` call that failed."""
+
+
+class Session:
+    """Owns a driver's threads; they start with the first call and end with `bye` or `close` (or with the process)."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self._stop = threading.Event()
+        self._asked = threading.Event()
+        self._woken = threading.Event()
+        self._started = False
+
+    def latest(self, start: Offset, limits: Limits, wait_s: float = IDLE_WAIT_S) -> Offset | None:
+        """`Driver.latest`, which while idle waits for rows up to `wait_s`."""
+        self._start()
+        sealed = self.driver.latest(start, limits)
+        if sealed is None and self.driver.waits_for_rows and self._rows_come(wait_s, limits):
+            sealed = self.driver.latest(start, limits)
+        return sealed
+
+    def seal(self, start: Offset, limits: Limits, wait_s: float = IDLE_WAIT_S) -> Offset | None:
+        """`Driver.seal`, which while idle waits for rows up to `wait_s`."""
+        self._start()
+        sealed = self.driver.seal(start, limits)
+        if sealed is None and self._rows_come(wait_s, limits):
+            sealed = self.driver.seal(start, limits)
+        return sealed
+
+    def plan(self, start: Offset, end: Offset, slices: int) -> list[PlannedRead]:
+        """`Driver.plan`."""
+        self._start()
+        return self.driver.plan(start, end, slices)
+
+    def commit(self, finished: Offset) -> None:
+        """`Driver.commit`."""
+        self.driver.commit(finished)
+
+    def report(self) -> dict[str, Any]:
+        """`Driver.report`."""
+        return self.driver.report()
+
+    def bye(self) -> None:
+        """Stop; another consumer may take over at once. Safe in a signal handler: takes no lock."""
+        self._stop.set()
+        self.driver.bye()
+
+    def close(self) -> None:
+        """End the consumer for good."""
+        self._stop.set()
+        self.driver.close()
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        for name, run in (("heartbeat", self._beat), ("backlog", self._look)):
+            threading.Thread(target=run, name=f"penstock-{name}", daemon=True).start()
+
+    def _rows_come(self, wait_s: float, limits: Limits) -> bool:
+        """Wait for the first row; with a minimum there may be rows already, so that only time can tell."""
+        if limits.min_rows is not None:
+            self._stop.wait(min(wait_s, IDLE_WAIT_S))
+            return True
+        self._woken.clear()
+        self._asked.set()
+        return self._woken.wait(wait_s)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.driver.beat()):
+            pass
+
+    def _look(self) -> None:
+        """Ask only when somebody waits, so that a busy query costs no extra calls."""
+        while not self._stop.is_set():
+            if not self._asked.wait(LOOK_AGAIN_S):
+                continue
+            self._asked.clear()
+            try:
+                if self.driver.look(LOOK_S):
+                    self._woken.set()
+            except PenstockError:  # the caller's own next call hears the same
+                self._woken.set()
+                self._stop.wait(LOOK_AGAIN_S)

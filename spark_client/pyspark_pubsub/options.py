@@ -1,0 +1,230 @@
+"""The source's options, checked all at once when the query starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from penstock.contract import COLUMNS, DEFAULT_ENDPOINT, MAX_SLICES, project, subscription_path, topic_path
+from penstock.contract.actions import CreateSubscription
+from penstock.errors import InvalidOption, InvalidRequest
+from pyspark_pubsub import values
+
+KNOWN = (
+    "projectId",
+    "subscriptionId",
+    "topicId",
+    "ackDeadlineSeconds",
+    "enableMessageOrdering",
+    "enableExactlyOnceDelivery",
+    "filter",
+    "daemons",
+    "numPartitions",
+    "maxRecordsPerTrigger",
+    "maxBytesPerTrigger",
+    "minRecordsPerTrigger",
+    "maxTriggerDelay",
+    "nodeWait",
+    "availableNowIdle",
+    "shareSubscription",
+    "columns",
+    "commitTtl",
+)
+
+_CREATING = ("ackDeadlineSeconds", "enableMessageOrdering", "enableExactlyOnceDelivery", "filter")
+
+_CREDENTIALS = (
+    "credentials belong to the daemon, so that they never enter a Spark plan: give `penstock serve` application default "
+    "credentials, or credentials_file under [pubsub] in its settings"
+)
+
+# Options of Databricks' connector, and of the readers that people come from, that mean something else here.
+ELSEWHERE: dict[str, str] = {
+    "clientId": _CREDENTIALS,
+    "clientEmail": _CREDENTIALS,
+    "privateKey": _CREDENTIALS,
+    "privateKeyId": _CREDENTIALS,
+    "serviceCredential": _CREDENTIALS,
+    "credentials": _CREDENTIALS,
+    "credentialsFile": _CREDENTIALS,
+    "numFetchPartitions": "the daemon fetches, on as many pull streams as keep up ([pubsub] max_streams in its settings); "
+    "use numPartitions for the number of Spark tasks that read",
+    "deleteSubscriptionOnStreamStop": "a stream never deletes its subscription here: delete it with `gcloud pubsub "
+    "subscriptions delete` when it is no longer wanted",
+    "maxRecordsPerFetch": "the daemon fetches what its memory allows: bound a batch with maxRecordsPerTrigger or "
+    "maxBytesPerTrigger",
+    "maxFetchPeriod": "the daemon fetches all the time: use maxTriggerDelay with minRecordsPerTrigger to gather rows for a "
+    "larger batch",
+    "subscription": "name it with subscriptionId (an ID, or projects/PROJECT/subscriptions/ID)",
+    "topic": "name it with topicId (an ID, or projects/PROJECT/topics/ID)",
+    "project": "name it with projectId",
+    "path": "load() takes no path: name the subscription with subscriptionId",
+}
+
+SHORTEST_ACK_DEADLINE_S, LONGEST_ACK_DEADLINE_S = 10, 600  # the service's own limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Checked options. Durations in seconds, sizes in bytes; None: not set."""
+
+    subscription: str
+    create: CreateSubscription | None
+    endpoint: str
+    slices: int
+    max_rows: int | None
+    max_bytes: int | None
+    min_rows: int | None
+    max_delay_s: float | None
+    node_wait_s: float
+    available_now_idle_s: float
+    share: bool
+    columns: tuple[str, ...] | None
+    commit_ttl: int
+
+    @classmethod
+    def parse(cls, given: Mapping[str, str]) -> Options:
+        """Read Spark's options, whose names are case-insensitive. Raises `InvalidOption`."""
+        said = _Said(given)
+        project_id = said.get("projectId")
+        subscription = said.get("subscriptionId")
+        if subscription is None:
+            raise InvalidOption("option subscriptionId is missing: an ID (with projectId), or projects/PROJECT/subscriptions/ID")
+        if project_id is None and "/" not in subscription:
+            raise InvalidOption(
+                f"option projectId is missing: subscriptionId={subscription!r} is an ID only. Set projectId, or write "
+                f"projects/PROJECT/subscriptions/{subscription}"
+            )
+        try:
+            path = subscription_path(subscription, project_id)
+        except InvalidRequest as error:
+            raise InvalidOption(f"option subscriptionId: {error.message}") from error
+        own_project = path.split("/")[1]
+        if project_id is not None and own_project != project_id:
+            raise InvalidOption(
+                f"options projectId={project_id!r} and subscriptionId={subscription!r} contradict each other: leave projectId out"
+            )
+        options = cls(
+            subscription=path,
+            create=_create(said, own_project),
+            endpoint=_endpoint(said.get("daemons")),
+            slices=said.count("numPartitions", highest=MAX_SLICES) or default_slices(),
+            max_rows=said.count("maxRecordsPerTrigger"),
+            max_bytes=said.size_bytes("maxBytesPerTrigger"),
+            min_rows=said.count("minRecordsPerTrigger"),
+            max_delay_s=said.seconds("maxTriggerDelay"),
+            node_wait_s=said.seconds("nodeWait", 60.0),
+            available_now_idle_s=said.seconds("availableNowIdle", 5.0),
+            share=said.boolean("shareSubscription") or False,
+            columns=_columns(said.get("columns")),
+            commit_ttl=said.count("commitTtl", highest=1000) or 5,
+        )
+        options._check_limits()
+        return options
+
+    def _check_limits(self) -> None:
+        if self.min_rows is not None and self.max_rows is not None and self.min_rows > self.max_rows:
+            raise InvalidOption(
+                f"options minRecordsPerTrigger={self.min_rows} and maxRecordsPerTrigger={self.max_rows} contradict each other: "
+                "the minimum must not exceed the maximum"
+            )
+        if self.max_delay_s is not None and self.min_rows is None:
+            raise InvalidOption(
+                "option maxTriggerDelay bounds how long minRecordsPerTrigger may hold rows back: set that too, or leave it out"
+            )
+
+
+def default_slices() -> int:
+    """The cores of the cluster where the session is in this process, else those of this machine."""
+    from pyspark.sql import SparkSession  # noqa: PLC0415
+
+    session = SparkSession.getActiveSession()
+    context = getattr(session, "_sc", None)  # a Spark Connect session has none
+    cores = context.defaultParallelism if context is not None else os.cpu_count() or 1
+    return max(1, min(int(cores), MAX_SLICES))
+
+
+class _Said:
+    """The options as given, each looked up whatever its case; unknown names were refused."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        known = {name.lower(): name for name in KNOWN}
+        elsewhere = {name.lower(): (name, hint) for name, hint in ELSEWHERE.items()}
+        self._values: dict[str, str] = {}
+        for name, value in given.items():
+            if name.lower() in elsewhere:
+                theirs, hint = elsewhere[name.lower()]
+                raise InvalidOption(f"option {theirs} is not taken here: {hint}", option=theirs)
+            if name.lower() not in known:
+                raise InvalidOption(f"option {name} is unknown; known are {', '.join(KNOWN)}", option=name)
+            self._values[known[name.lower()]] = value
+
+    def get(self, option: str) -> str | None:
+        """The value, stripped; None when absent. An empty one is refused."""
+        value = self._values.get(option)
+        if value is not None and not value.strip():
+            values.refuse(option, value, "a value, or leave the option out")
+        return None if value is None else value.strip()
+
+    def count(self, option: str, *, highest: int = 1 << 62) -> int | None:
+        value = self.get(option)
+        return None if value is None else values.count(option, value, highest=highest)
+
+    def size_bytes(self, option: str) -> int | None:
+        value = self.get(option)
+        return None if value is None else values.size_bytes(option, value)
+
+    def seconds(self, option: str, default: float | None = None) -> float:
+        value = self.get(option)
+        return default if value is None else values.seconds(option, value)  # type: ignore[return-value]
+
+    def boolean(self, option: str) -> bool | None:
+        value = self.get(option)
+        return None if value is None else values.boolean(option, value)
+
+
+def _create(said: _Said, project_id: str) -> CreateSubscription | None:
+    topic = said.get("topicId")
+    if topic is None:
+        for option in _CREATING:
+            if said.get(option) is not None:
+                raise InvalidOption(
+                    f"option {option} says how to create the subscription, which needs its topic: set topicId, or leave {option} out"
+                )
+        return None
+    try:
+        path = topic_path(topic, project_id)
+    except InvalidRequest as error:
+        raise InvalidOption(f"option topicId: {error.message}") from error
+    deadline_s = said.count("ackDeadlineSeconds")
+    if deadline_s is not None and not SHORTEST_ACK_DEADLINE_S <= deadline_s <= LONGEST_ACK_DEADLINE_S:
+        values.refuse("ackDeadlineSeconds", str(deadline_s), f"from {SHORTEST_ACK_DEADLINE_S} to {LONGEST_ACK_DEADLINE_S}")
+    return CreateSubscription(
+        topic=path,
+        ack_deadline_seconds=deadline_s,
+        enable_message_ordering=said.boolean("enableMessageOrdering"),
+        enable_exactly_once_delivery=said.boolean("enableExactlyOnceDelivery"),
+        filter=said.get("filter"),
+    )
+
+
+def _endpoint(daemons: str | None) -> str:
+    """One address for now. `PENSTOCK_ENDPOINT` is the default's default."""
+    from penstock.client.node import host_and_port  # noqa: PLC0415
+
+    addresses = values.names(daemons or os.environ.get("PENSTOCK_ENDPOINT") or DEFAULT_ENDPOINT)
+    if len(addresses) != 1 or addresses[0].startswith("dns:"):
+        values.refuse("daemons", daemons or "", "one host:port; this release reads from one daemon")
+    return host_and_port(addresses[0])
+
+
+def _columns(said: str | None) -> tuple[str, ...] | None:
+    if said is None:
+        return None
+    chosen = values.names(said)
+    try:
+        project(chosen)
+    except InvalidRequest as error:
+        raise InvalidOption(f"option columns={said!r}: at least one of {', '.join(COLUMNS)}, each at most once") from error
+    return chosen

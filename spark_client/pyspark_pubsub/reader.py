@@ -1,0 +1,189 @@
+"""Spark's calls, translated: on the driver into those of a `Session`, on executors into reads of slices."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
+from pyspark.sql.streaming.datasource import (
+    ReadAllAvailable,
+    ReadLimit,
+    ReadMaxBytes,
+    ReadMaxRows,
+    ReadMinRows,
+    SupportsTriggerAvailableNow,
+)
+
+from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings, Session
+from penstock.contract import new_id
+from penstock.contract.actions import CommitRequest, Ticket
+from penstock.errors import InvalidOption, InvalidRequest, PenstockError
+from pyspark_pubsub.options import Options
+
+_LOG = logging.getLogger("penstock.spark")
+
+NO_LIMIT = 1 << 62
+"""`getDefaultReadLimit` says this and never `ReadAllAvailable`, which is how Trigger.Once is told apart."""
+
+_clients: dict[tuple[int, str], NodeClient] = {}
+"""Connections of this Python worker, which Spark keeps for many tasks. By process, since Spark forks its workers."""
+
+
+class Slice(InputPartition):
+    """What one task reads: where, which rows, and a commit to deliver on the way. JSON inside, so any release unpickles."""
+
+    def __init__(self, endpoint: str, ticket: bytes, commit: bytes | None) -> None:
+        super().__init__(None)
+        self.endpoint = endpoint
+        self.ticket = ticket
+        self.commit = commit
+
+    def __repr__(self) -> str:
+        """Where and which."""
+        return f"Slice({self.endpoint!r}, {self.ticket.decode()})"
+
+
+class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
+    """One query's reader on the driver; a copy without a session on each executor, so `__init__` only keeps options."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._initial: dict[str, Any] | None = None
+        self._session: Session | None = None
+        self._available_now = False
+
+    # --- on the driver ------------------------------------------------------------------------------------------
+
+    def initialOffset(self) -> dict[str, Any]:  # noqa: N802
+        """Where a new consumer begins: one for each process, though Spark asks twice."""
+        if self._initial is None:
+            self._initial = Offset.initial(new_id(), self._options.subscription).to_plain()
+        return self._initial
+
+    def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802
+        """One of the limits set, for Spark to show; `latestOffset` honours all of them."""
+        if self._options.max_rows is not None:
+            return ReadMaxRows(self._options.max_rows)
+        return ReadMaxBytes(self._options.max_bytes or NO_LIMIT)
+
+    def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802
+        """From here on: take what is there, then end."""
+        self._available_now = True
+
+    def latestOffset(self, start: dict[str, Any], limit: ReadLimit) -> dict[str, Any]:  # noqa: N802
+        """Commit `start`, seal the next epoch; `start` itself when there is nothing."""
+        if isinstance(limit, ReadAllAvailable):
+            raise InvalidOption(
+                "trigger(once=True) is not supported, since it never tells a source that its batch is done: use "
+                "trigger(availableNow=True)"
+            )
+        begin = Offset.from_checkpoint(start, self._options.subscription)
+        end = self._opened(begin).latest(begin, self._limits(limit))
+        return start if end is None else end.to_plain()
+
+    def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> list[InputPartition]:
+        """The slices between two offsets: the same ones however often Spark asks, as long as their batch exists."""
+        begin = Offset.from_checkpoint(start, self._options.subscription)
+        until = Offset.from_checkpoint(end, self._options.subscription)
+        if begin.epoch == until.epoch:
+            return []
+        # Batch 0 run again after a crash: Spark asks for a new initial offset, the checkpoint knows the consumer.
+        session = self._opened(until)
+        planned = session.plan(begin, until, self._options.slices)
+        pending = session.driver.pending_commits()
+        commit = None if pending is None else pending.to_json()
+        return [
+            Slice(part.endpoint, part.ticket.to_json(), commit if number == 0 else None)
+            for number, part in enumerate(planned)
+        ]
+
+    def reportLatestOffset(self) -> dict[str, Any] | None:  # noqa: N802
+        """Backlog and nodes as last heard; shows as `sources[0].latestOffset` in the query's progress."""
+        return None if self._session is None else self._session.report()
+
+    def commit(self, end: dict[str, Any]) -> None:
+        """Nothing: Spark says it a batch late, or never. The start of `latestOffset` is the signal."""
+
+    def stop(self) -> None:
+        """The query ends: another consumer may take over."""
+        if self._session is not None:
+            self._session.bye()
+
+    def _opened(self, at: Offset) -> Session:
+        if self._session is None:
+            options = self._options
+            settings = ReaderSettings(
+                subscription=options.subscription,
+                share=options.share,
+                create=options.create,
+                columns=options.columns,
+                node_wait_s=options.node_wait_s,
+                commit_ttl=options.commit_ttl,
+            )
+            self._session = Session(Driver(at.consumer, settings, [NodeClient(options.endpoint)]))
+            if self._available_now:
+                self._session.driver.take_what_is_there(options.available_now_idle_s)
+            _say_bye_on_sigterm(self._session)
+        if self._session.driver.consumer != at.consumer:
+            raise InvalidRequest(
+                f"one query was given offsets of two consumers, {self._session.driver.consumer} and {at.consumer}: restart it"
+            )
+        return self._session
+
+    def _limits(self, limit: ReadLimit) -> Limits:
+        """The options' limits, or Spark's where they are tighter."""
+        options = self._options
+        max_rows, max_bytes, min_rows = options.max_rows, options.max_bytes, options.min_rows
+        if isinstance(limit, ReadMaxRows):
+            max_rows = min(limit.max_rows, max_rows or NO_LIMIT)
+        elif isinstance(limit, ReadMaxBytes) and limit.max_bytes < NO_LIMIT:
+            max_bytes = min(limit.max_bytes, max_bytes or NO_LIMIT)
+        elif isinstance(limit, ReadMinRows):
+            min_rows = max(limit.min_rows, min_rows or 1)
+        return Limits(max_rows=max_rows, max_bytes=max_bytes, min_rows=min_rows, max_delay_s=options.max_delay_s)
+
+    # --- on executors -------------------------------------------------------------------------------------------
+
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        """The rows of a slice, all of them or an error that fails the task."""
+        assert isinstance(partition, Slice), "Spark hands back what `partitions` made"
+        client = _client(partition.endpoint)
+        if partition.commit is not None:
+            _deliver(client, CommitRequest.from_json(partition.commit))
+        return client.read(Ticket.from_json(partition.ticket))
+
+
+def _client(endpoint: str) -> NodeClient:
+    key = (os.getpid(), endpoint)
+    if key not in _clients:
+        _clients[key] = NodeClient(endpoint)
+    return _clients[key]
+
+
+def _deliver(client: NodeClient, commit: CommitRequest) -> None:
+    """A commit that the driver could not deliver: no harm if this fails as well."""
+    try:
+        client.call("commit", commit)
+    except PenstockError as error:
+        _LOG.info("commit carried by a task to %s: %s", client.endpoint, error)
+
+
+def _say_bye_on_sigterm(session: Session) -> None:
+    """`query.stop()` ends this process with SIGTERM and nothing else; the default action would tell nobody."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def ended(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        try:
+            session.bye()
+        finally:
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, ended)
