@@ -1,0 +1,126 @@
+"""The settings of each room, and of the whole daemon: frozen, checked at construction, unknown keys refused."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
+
+from penstock.settings.address import is_loopback, split_address
+
+_CORES = os.cpu_count() or 1
+
+
+class _Room(BaseModel):
+    # `validate_default`: the defaults depend on the machine and on each other, so they are checked like the rest.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class PubSubSettings(_Room):
+    """The way to Google Cloud Pub/Sub, and how its pull streams and acks behave."""
+
+    endpoint: str | None = Field(None, description="host:port of a regional or private endpoint; default: the global one")
+    credentials_file: str | None = Field(None, description="service-account key file; default: application credentials")
+    impersonate: str | None = Field(None, description="service account to impersonate")
+    ack_deadline_s: int = Field(60, ge=10, le=600, description="lease asked for each message; extended at half-life")
+    min_streams: int = Field(1, ge=1, le=100)
+    max_streams: int = Field(min(2 * _CORES, 100), ge=1, le=100, description="pull streams per subscription")
+    jitter_ms: int = Field(500, ge=0, le=60_000, description="pull streams start at random within this time")
+    max_buffer_age_s: float = Field(60.0, gt=0, description="pulling pauses when the oldest unsealed row is older")
+
+    @model_validator(mode="after")
+    def _streams_in_order(self) -> PubSubSettings:
+        if self.min_streams > self.max_streams:
+            raise ValueError(f"min_streams = {self.min_streams} must not exceed max_streams = {self.max_streams}")
+        return self
+
+
+class ReservoirSettings(_Room):
+    """Memory, leases and contact."""
+
+    memory_limit_mb: int = Field(1024, ge=16, description="bytes of all buffers together, in MiB")
+    high: float = Field(0.9, gt=0, le=1, description="fraction of the share at which pulling pauses")
+    low: float = Field(0.7, gt=0, le=1, description="fraction at which it resumes")
+    max_lease_s: float = Field(3600.0, ge=10, description="an unsealed chunk held longer lapses")
+    consumer_timeout_s: float = Field(300.0, ge=1, description="a consumer without contact for this long is released")
+    read_idle_s: float = Field(60.0, ge=1, description="a do_get without progress for this long is cancelled")
+
+    @model_validator(mode="after")
+    def _marks_in_order(self) -> ReservoirSettings:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low} must be below high = {self.high}")
+        return self
+
+    @property
+    def memory_limit_bytes(self) -> int:
+        """The budget."""
+        return self.memory_limit_mb << 20
+
+
+class LogSettings(_Room):
+    """Where log lines go is standard error; how they look is here."""
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(_Room):
+    """All of the daemon. Built by `load`; a test may build it directly."""
+
+    listen: str = Field("grpc://127.0.0.1:8815", description="where Arrow Flight is served; port 0 takes any free one")
+    advertise: str | None = Field(None, description="the address that Spark is told; default: where Flight listens")
+    http: str = Field("127.0.0.1:9464", description="host:port of /metrics, /healthz and /readyz")
+    insecure_bind: bool = Field(False, description="allow addresses beyond loopback: nothing is encrypted or checked")
+    subscriptions: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="full names, or patterns with * ? []; others are refused"
+    )
+    prefetch: bool = Field(False, description="pull subscriptions named in full before anybody opens them")
+    drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="time for readers to finish after SIGTERM")
+    pubsub: PubSubSettings = PubSubSettings()
+    reservoir: ReservoirSettings = ReservoirSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("listen", "advertise")
+    @classmethod
+    def _flight_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            scheme, _, rest = value.partition("://")
+            if scheme not in {"grpc", "grpc+tcp"}:
+                raise ValueError(f"must look like grpc://host:port, not {value!r}")
+            split_address(rest)
+        return value
+
+    @field_validator("http")
+    @classmethod
+    def _http_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @field_validator("subscriptions", mode="before")
+    @classmethod
+    def _list_in_one_string(cls, value: Any) -> Any:
+        """An environment variable is one string: names separated by commas."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("subscriptions")
+    @classmethod
+    def _subscription_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            parts = name.split("/")
+            if not (len(parts) == 4 and parts[0] == "projects" and parts[2] == "subscriptions" and all(parts)):
+                raise ValueError(f"{name!r} must look like projects/PROJECT/subscriptions/SUBSCRIPTION (* ? [] allowed)")
+        return value
+
+    @model_validator(mode="after")
+    def _binds_to_loopback(self) -> Settings:
+        if not self.insecure_bind:
+            for key, value in (("listen", self.listen.partition("://")[2]), ("http", self.http)):
+                host, _ = split_address(value)
+                if not is_loopback(host):
+                    raise ValueError(
+                        f"{key} = {value!r} is reachable from other machines, and nothing is encrypted or checked there; "
+                        "use 127.0.0.1, or say insecure_bind = true (--insecure-bind)"
+                    )
+        return self
