@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from tests.emulator.raw import SUBSCRIPTION, RawClient
 
 from penstock.emulator.filters import parse_filter
 from penstock.emulator.refusal import Refused
-from tests.emulator.raw import SUBSCRIPTION, RawClient
 
 ROWS = [
     {"name": "com"},
@@ -60,7 +60,7 @@ def test_a_filter_matches_what_the_documentation_says(text: str, matches: list[i
         "attributes:a AND attributes:b OR attributes:c",
         "(attributes:a",
         "attributes:a)",
-        'hasPrefix(attributes.a)',
+        "hasPrefix(attributes.a)",
         'attributes.a = "open',
         'attributes.a = "\\q"',
         "attributes:" + "a" * 256,

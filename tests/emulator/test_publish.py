@@ -7,7 +7,6 @@ from typing import Any
 import grpc
 import pytest
 from google.pubsub_v1 import types
-
 from tests.emulator.raw import TOPIC, RawClient, refused
 
 PublishRequest = types.PublishRequest.pb()

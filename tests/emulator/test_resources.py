@@ -8,7 +8,6 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2, field_mask_pb2
 from google.pubsub_v1 import types
-
 from tests.emulator.raw import SUBSCRIPTION, TOPIC, RawClient, Subscription, Topic, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -71,9 +70,7 @@ async def test_a_subscription_that_cannot_be_is_refused(
 
 async def test_an_update_changes_what_its_mask_names(client: RawClient) -> None:
     await client.create()
-    wanted = Subscription(
-        name=SUBSCRIPTION, ack_deadline_seconds=77, retain_acked_messages=True, labels={"a": "b"}
-    )
+    wanted = Subscription(name=SUBSCRIPTION, ack_deadline_seconds=77, retain_acked_messages=True, labels={"a": "b"})
     await _update(client, wanted, "ack_deadline_seconds", "labels")
     found = await _get(client)
     assert (found.ack_deadline_seconds, found.retain_acked_messages, dict(found.labels)) == (77, False, {"a": "b"})
@@ -90,7 +87,9 @@ async def test_exactly_once_delivery_can_be_switched_on_later(client: RawClient)
     await client.create()
     async with client.stream() as stream:
         await stream.response()
-        await _update(client, Subscription(name=SUBSCRIPTION, enable_exactly_once_delivery=True), "enable_exactly_once_delivery")
+        await _update(
+            client, Subscription(name=SUBSCRIPTION, enable_exactly_once_delivery=True), "enable_exactly_once_delivery"
+        )
         await client.publish(b"1")
         await stream.receive(1)
         assert stream.responses[-1].subscription_properties.exactly_once_delivery_enabled
@@ -120,9 +119,7 @@ async def test_lists_come_in_pages_and_by_project(client: RawClient) -> None:
             break
     assert listed == names
     request = types.ListTopicSubscriptionsRequest.pb()(topic=TOPIC)
-    of_topic = await client.call(
-        "Publisher", "ListTopicSubscriptions", request, types.ListTopicSubscriptionsResponse
-    )
+    of_topic = await client.call("Publisher", "ListTopicSubscriptions", request, types.ListTopicSubscriptionsResponse)
     assert list(of_topic.subscriptions) == names
     topics = await client.call(
         "Publisher", "ListTopics", types.ListTopicsRequest.pb()(project="projects/p2"), types.ListTopicsResponse

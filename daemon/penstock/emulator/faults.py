@@ -17,8 +17,6 @@ from penstock.emulator.refusal import Refused, invalid
 # Field 1 as a length-delimited value that promises far more bytes than follow: no parser takes it.
 UNDECODABLE = b"\x0a\xff\xff\xff\x7fpenstock"
 
-METHODS = ("Publish", "StreamingPull", "Pull", "Acknowledge", "ModifyAckDeadline", "GetSubscription", "Seek")
-
 
 @dataclasses.dataclass(slots=True)
 class _Planned:
@@ -39,6 +37,8 @@ class Faults:
 
     def __init__(self, broker: Broker, port: int = 0) -> None:
         self.port = port
+        self.methods: set[str] = set()
+        """Names of all methods that the server has."""
         self._broker = broker
         self._planned: dict[str, _Planned] = {}
         self._dropped: dict[str, int] = {}
@@ -48,10 +48,12 @@ class Faults:
     def fail(self, method: str, code: str, times: int = 1, message: str = "a fault that was asked for") -> None:
         """The next calls of a method end with this gRPC code (by name), before they do anything."""
         status = _status(code)
+        self._check(method)
         self._plan(method).failures.extend(Refused(status, message) for _ in range(times))
 
     def delay(self, method: str, delay_s: float, times: int = 1) -> None:
         """The next calls of a method wait first."""
+        self._check(method)
         planned = self._plan(method)
         planned.delay_s, planned.delayed_calls = delay_s, times
 
@@ -128,6 +130,10 @@ class Faults:
             return False
         self._dropped[subscription] = left - 1
         return True
+
+    def _check(self, method: str) -> None:
+        if method not in self.methods:
+            raise invalid(f"{method!r} is no method; there are {', '.join(sorted(self.methods))}.")
 
     def _plan(self, method: str) -> _Planned:
         return self._planned.setdefault(method, _Planned())

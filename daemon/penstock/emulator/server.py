@@ -65,6 +65,7 @@ class Emulator:
         )
         self.broker = Broker(clock, wall)
         self.faults = Faults(self.broker)
+        self.faults.methods.add("StreamingPull")
         self.port = port
         self.http_address: str | None = None
         self._data_plane = DataPlane(self.broker, self.faults)
@@ -149,6 +150,7 @@ class Emulator:
                 await _abort(context, refused)
                 raise
 
+        self.faults.methods.add(name)
         return grpc.unary_unary_rpc_method_handler(handle)
 
     def _control(self, name: str, call: Call) -> grpc.RpcMethodHandler:
