@@ -164,6 +164,17 @@ async def test_delivery_attempts_are_told_and_the_last_one_leads_to_the_dead_let
     }
 
 
+async def test_without_a_dead_letter_topic_a_message_keeps_coming(client: RawClient) -> None:
+    await client.create(
+        dead_letter_policy=types.DeadLetterPolicy.pb()(dead_letter_topic=DEAD_TOPIC, max_delivery_attempts=5)
+    )
+    await client.publish(b"bad")
+    for attempt in range(1, 8):
+        (received,) = await client.pull()
+        assert received.delivery_attempt == attempt
+        await client.modify(0, received.ack_id)
+
+
 async def test_memory_follows_what_is_not_acknowledged(client: RawClient, emulator: Emulator) -> None:
     await client.create()
     for _ in range(20):

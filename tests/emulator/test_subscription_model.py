@@ -45,7 +45,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
         self.ordering, self.exactly_once = ordering, exactly_once
         policy = {"retry_policy": {"minimum_backoff": {"seconds": 5}}} if backoff else {}
         config = _config(enable_message_ordering=ordering, enable_exactly_once_delivery=exactly_once, **policy)
-        self.subscription = Subscription("projects/p/subscriptions/s", config, lambda *_: None)
+        self.subscription = Subscription("projects/p/subscriptions/s", config, lambda *_: True)
 
     @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=20))
     def publish(self, keys: list[str]) -> None:
@@ -155,7 +155,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
         """With ordering, acknowledged messages behind one that is given back come again: believe the ledger there."""
         if not self.ordering or self.exactly_once:
             return
-        ledger = self.subscription.ledger
+        ledger = self.subscription.backlog.ledger
         for number in before:
             entry = int(number)
             if entry >= ledger.base and ledger.state[entry - ledger.base] == 0:

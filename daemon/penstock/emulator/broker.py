@@ -136,8 +136,8 @@ class Broker:
         read = config.read_config(proto)
         name, project = proto.name, proto.name.split("/")[1]
 
-        def dead_letters(messages: pa.StructArray, attempts: NDArray[np.int64]) -> None:
-            self._dead_letter(name, project, messages, attempts)
+        def dead_letters(messages: pa.StructArray, attempts: NDArray[np.int64]) -> bool:
+            return self._dead_letter(name, project, messages, attempts)
 
         subscription = Subscription(name, read, dead_letters)
         subscription.topic_retention_s = topic.retention_s
@@ -191,11 +191,14 @@ class Broker:
         self._last_us = max(self._last_us, int(self._wall() * 1e6))
         return self._last_us
 
-    def _dead_letter(self, name: str, project: str, messages: pa.StructArray, attempts: NDArray[np.int64]) -> None:
-        """Publish dead messages on the dead-letter topic, with the attributes that the service adds."""
+    def _dead_letter(self, name: str, project: str, messages: pa.StructArray, attempts: NDArray[np.int64]) -> bool:
+        """Publish dead messages on the dead-letter topic, with the attributes that the service adds.
+
+        False if there is no such topic: they stay with the subscription then.
+        """
         policy = self.subscribed(name).subscription.config.dead_letter
         if policy is None or (topic := self.topics.get(policy.topic)) is None:
-            return
+            return False
         added = {
             "CloudPubSubDeadLetterSourceSubscription": name.rsplit("/", 1)[-1],
             "CloudPubSubDeadLetterSourceSubscriptionProject": project,
@@ -215,6 +218,7 @@ class Broker:
         kind = messages.field("attributes").type
         fields = [messages.field("data"), pa.array(attributes, kind), messages.field("ordering_key")]
         self._publish(topic, pa.StructArray.from_arrays(fields, names=["data", "attributes", "ordering_key"]))
+        return True
 
 
 def _kind(name: str) -> str | None:
