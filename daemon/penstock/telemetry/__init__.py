@@ -5,5 +5,6 @@ Events enter through `Event.emit`; log lines leave on standard error, figures th
 """
 
 from penstock.telemetry.event import REGISTRY, Event
+from penstock.telemetry.process import ProcessCollector
 
-__all__ = ["REGISTRY", "Event"]
+__all__ = ["REGISTRY", "Event", "ProcessCollector"]

@@ -1,0 +1,100 @@
+"""The daemon's own figures as Prometheus metrics, read at the moment of the scrape: nothing is kept twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class BudgetFigures(Protocol):
+    """What is read of the memory budget."""
+
+    @property
+    def limit_bytes(self) -> int:
+        """The limit."""
+
+    @property
+    def used_bytes(self) -> int:
+        """All that counts against it now."""
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """One metric per subscription: `path` leads to its value in the subscription's figures."""
+
+    name: str
+    help_text: str
+    path: tuple[str, ...]
+    counts: bool = False
+
+    def value(self, figures: Mapping[str, Any]) -> float | None:
+        """The value; None when there is none now. True and texts count as 1, collections by their length."""
+        found: Any = figures
+        for key in self.path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if isinstance(found, str):
+            return float(bool(found))
+        if isinstance(found, (Mapping, list, tuple)):
+            return float(len(found))
+        return None if found is None else float(found)
+
+
+_FIGURES = (
+    _Figure("received_messages", "Messages received", ("received",), counts=True),
+    _Figure("received_bytes", "Bytes of responses received", ("pull", "bytes"), counts=True),
+    _Figure("acknowledged_messages", "Messages whose acknowledgement was confirmed", ("acknowledged",), counts=True),
+    _Figure("acks_lost_messages", "Messages whose acknowledgement failed for good", ("acks_lost",), counts=True),
+    _Figure("released_messages", "Messages given back at once", ("released",), counts=True),
+    _Figure("lapsed_messages", "Unsealed messages whose lease ran out", ("lapsed",), counts=True),
+    _Figure("known_messages", "Redeliveries of processed messages, acknowledged again", ("known",), counts=True),
+    _Figure("pull_responses", "Responses received", ("pull", "responses"), counts=True),
+    _Figure("pull_reconnects", "Pull streams opened again", ("pull", "reconnects"), counts=True),
+    _Figure("ack_requests", "Acknowledge and ModifyAckDeadline requests", ("acks", "requests"), counts=True),
+    _Figure("ack_ids_extended", "Ack IDs whose lease was extended", ("acks", "extended"), counts=True),
+    _Figure("pull_streams", "Pull streams now", ("pull", "streams")),
+    _Figure("acks_pending", "Ack IDs not confirmed yet, of every kind", ("acks", "pending")),
+    _Figure("buffered_rows", "Rows that no batch has taken", ("buffered",)),
+    _Figure("buffered_bytes", "Bytes of rows that no batch has taken", ("buffered_bytes",)),
+    _Figure("batch_rows", "Rows in batches, acks not confirmed yet included", ("in_batches",)),
+    _Figure("batches_sealed", "Batches sealed and not committed", ("batches",)),
+    _Figure("batches_pending", "Batches committed whose acks are not confirmed yet", ("batches_pending",)),
+    _Figure("oldest_unsealed_age_seconds", "Age of the oldest row that no batch has taken", ("oldest_age_s",)),
+    _Figure("used_bytes", "Bytes that count against the budget", ("used_bytes",)),
+    _Figure("share_bytes", "Bytes of the budget that are guaranteed", ("share_bytes",)),
+    _Figure("paused", "1 while pulling stands still", ("paused",)),
+    _Figure("failed", "1 while the service refuses the subscription", ("failed",)),
+    _Figure("consumers", "Consumers known", ("consumers",)),
+)
+
+_ABSENT_IS_ZERO = frozenset({"paused", "failed", "oldest_unsealed_age_seconds"})
+
+
+class DaemonCollector(Collector):
+    """Asks for the figures once per scrape."""
+
+    def __init__(
+        self, figures: Callable[[], Mapping[str, Mapping[str, Any]]], budget: Callable[[], BudgetFigures]
+    ) -> None:
+        self._figures = figures
+        self._budget = budget
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics, those of the budget first."""
+        budget = self._budget()
+        yield GaugeMetricFamily("penstock_budget_limit_bytes", "Bytes that all buffers may use", budget.limit_bytes)
+        yield GaugeMetricFamily("penstock_budget_used_bytes", "Bytes that all buffers use", budget.used_bytes)
+        by_subscription = self._figures()
+        for figure in _FIGURES:
+            kind = CounterMetricFamily if figure.counts else GaugeMetricFamily
+            family = kind(f"penstock_{figure.name}", figure.help_text, labels=["subscription"])
+            for subscription, figures in by_subscription.items():
+                value = figure.value(figures)
+                if value is None and figure.name in _ABSENT_IS_ZERO:
+                    value = 0.0
+                if value is not None:
+                    family.add_metric([subscription], value)
+            yield family
