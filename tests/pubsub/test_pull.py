@@ -1,0 +1,122 @@
+"""Pull streams: what arrives is handed over, what ends is reopened, what is fatal is told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from tests.pubsub.conftest import NAME, Room, until
+
+from penstock.errors import SubscriptionFailed
+from penstock.pubsub.pull import autoscale, is_fatal
+from penstock.settings import PubSubSettings
+
+
+async def test_messages_arrive_as_chunks(running: Room) -> None:
+    await running.publish(1000)
+    await until(lambda: running.sink.count == 1000)
+    assert sorted(int(d) for rows in running.sink.rows for d in rows.column("data").to_pylist()) == list(range(1000))
+    statistics = running.puller.statistics()
+    assert statistics.messages == 1000
+    assert statistics.all_open_since is not None
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "OK", "RESOURCE_EXHAUSTED", "CANCELLED"])
+async def test_a_stream_cut_by_the_server_is_reopened(running: Room, code: str) -> None:
+    await running.publish(10)
+    await until(lambda: running.sink.count == 10)
+    running.acks.acknowledge(running.sink.ack_ids, lambda _: None)
+    await until(lambda: running.statistics()["acked"] == 10)
+    assert running.emulator.faults.cut_streams(NAME, code) == 1
+    await running.publish(10)
+    await until(lambda: running.sink.count == 20)
+    assert running.puller.statistics().reconnects == 1
+
+
+async def test_a_cut_connection_is_reopened(running: Room) -> None:
+    await running.publish(10)
+    await until(lambda: running.sink.count == 10)
+    assert running.emulator.faults.cut_connections() >= 1
+    await until(lambda: running.puller.statistics().reconnects >= 1)
+    await until(lambda: running.statistics()["streams"] == 1)
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT"])
+async def test_a_fatal_code_ends_the_pull_with_googles_words(room: Room, code: str) -> None:
+    room.emulator.faults.fail("StreamingPull", code, message="the words of the service")
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await asyncio.wait_for(room.puller.run(), 10)
+    (failure,) = caught.value.exceptions
+    assert isinstance(failure, SubscriptionFailed)
+    assert failure.details["service_code"] == code
+    assert "the words of the service" in failure.message
+
+
+async def test_other_codes_are_retried_until_they_stop(running: Room) -> None:
+    running.emulator.faults.fail("StreamingPull", "UNAVAILABLE", times=3)
+    running.emulator.faults.cut_streams(NAME, "UNAVAILABLE")
+    await running.publish(5)
+    await until(lambda: running.sink.count == 5, 20)
+
+
+async def test_an_undecodable_response_is_dropped_and_the_good_ones_beside_it_are_kept(running: Room) -> None:
+    await running.publish(5)
+    await until(lambda: running.sink.count == 5)
+    running.emulator.faults.garble(NAME)
+    await until(lambda: running.puller.statistics().undecodable == 1)
+    await running.publish(5)
+    await until(lambda: running.sink.count >= 10)
+    assert running.puller.statistics().reconnects >= 1
+
+
+async def test_nothing_is_taken_while_paused_and_all_of_it_after(running: Room) -> None:
+    await until(lambda: running.puller.statistics().all_open_since is not None)
+    running.sink.paused = True
+    await running.publish(1)
+    await until(lambda: running.sink.count == 1)  # the read that was already waiting
+    await running.publish(100)
+    await asyncio.sleep(0.3)
+    assert running.sink.count == 1
+    running.sink.resume()
+    await until(lambda: running.sink.count == 101)
+
+
+class TestUnread:
+    @pytest.fixture
+    def settings(self) -> PubSubSettings:
+        return PubSubSettings(jitter_ms=0, ack_deadline_s=10)
+
+    async def test_a_stream_not_read_for_half_its_deadline_is_closed_and_reopened_when_resumed(self, running: Room) -> None:
+        await until(lambda: running.statistics()["streams"] == 1)
+        running.sink.paused = True
+        await running.publish(1)
+        await until(lambda: running.statistics()["streams"] == 0, 15)
+        running.sink.resume()
+        await running.publish(1)
+        await until(lambda: running.sink.count >= 2, 15)
+
+
+async def test_cancelling_the_pull_closes_its_streams(room: Room) -> None:
+    pulling = asyncio.ensure_future(room.puller.run())
+    await until(lambda: room.statistics()["streams"] == 1)
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    await until(lambda: room.statistics()["streams"] == 0)
+    assert room.puller.statistics().streams == 0
+
+
+def test_a_stream_is_added_when_all_are_busy_and_taken_away_when_one_is_idle() -> None:
+    busy, idle, half = 9e6, 1e5, 4e6
+    assert autoscale([busy, busy], least=1, most=3) == 1
+    assert autoscale([busy, busy, busy], least=1, most=3) == 0
+    assert autoscale([busy, half], least=1, most=3) == 0
+    assert autoscale([busy, idle], least=1, most=3) == -1
+    assert autoscale([idle], least=1, most=3) == 0
+
+
+def test_a_failed_precondition_is_fatal_only_for_a_detached_subscription() -> None:
+    assert is_fatal(grpc.StatusCode.FAILED_PRECONDITION, "The subscription is detached")
+    assert not is_fatal(grpc.StatusCode.FAILED_PRECONDITION, "something else")
+    assert not is_fatal(grpc.StatusCode.RESOURCE_EXHAUSTED, "")
