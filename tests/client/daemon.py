@@ -108,6 +108,8 @@ class Daemon:
 
     def stop(self) -> None:
         """End without a goodbye."""
+        # A crash cuts the calls that wait; this server would wait for them.
+        self.on_loop(self.held.drain)
         self.flight.stop()
         self._ticking.cancel()
         self.on_loop(lambda: None)  # one turn, in which the cancelled task ends
