@@ -27,6 +27,8 @@ _INVALID_ACK_ID = "PERMANENT_FAILURE_INVALID_ACK_ID"
 # A Pull without messages is answered empty after a while; the service documents no figure.
 _PULL_WAIT_S = 10.0
 _PULL_MARGIN_S = 0.2
+# The next response is made while one is being written; more would only be taken from other streams.
+_RESPONSES_AHEAD = 1
 
 
 class DataPlane:
@@ -69,7 +71,7 @@ class DataPlane:
             subscription.streams[stream.number] = stream
             try:
                 async with asyncio.timeout(wait_s):
-                    while delivery is None and not stream.ended:
+                    while delivery is None and not stream.gone.is_set():
                         stream.wake.clear()
                         await stream.wake.wait()
                         delivery = subscription.take(stream, self._broker.clock(), request.max_messages)
@@ -92,11 +94,17 @@ class DataPlane:
         stream, subscription = self._open(request)
         try:
             async with asyncio.TaskGroup() as group:
-                listener = group.create_task(self._listen(stream, subscription, requests, request))
+                responses: asyncio.Queue[bytes] = asyncio.Queue(_RESPONSES_AHEAD)
+                tasks = [
+                    group.create_task(self._listen(stream, subscription, requests, request)),
+                    group.create_task(self._deliver(stream, subscription, responses)),
+                    group.create_task(_write(responses, context)),
+                ]
                 try:
-                    await self._deliver(stream, subscription, context)
+                    await stream.gone.wait()
                 finally:
-                    listener.cancel()
+                    for task in tasks:
+                        task.cancel()
         finally:
             subscription.detach(stream)
         if stream.ending is not None:
@@ -121,20 +129,22 @@ class DataPlane:
         subscription.attach(stream)
         return stream, subscription
 
-    async def _deliver(self, stream: PullStream, subscription: Subscription, context: Any) -> None:
-        """Write what there is until the stream ends. A client that does not read holds `write` up, and so this."""
+    async def _deliver(
+        self, stream: PullStream, subscription: Subscription, responses: asyncio.Queue[bytes]
+    ) -> None:
+        """Put into `responses` what there is for the stream, while there is room."""
         config = subscription.config
         tail = wire.subscription_properties(exactly_once=config.exactly_once, ordering=config.ordering)
         stream.say(tail)
-        while not stream.ended:
+        while True:
             if subscription.config is not config:
                 config = subscription.config
                 tail = wire.subscription_properties(exactly_once=config.exactly_once, ordering=config.ordering)
             stream.wake.clear()
             if stream.replies:
-                await context.write(stream.replies.popleft())
+                await responses.put(stream.replies.popleft())
             elif (found := subscription.take(stream, self._broker.clock())) is not None:
-                await context.write(wire.write_stream_response(found.ack_ids, found.messages, found.attempts, tail))
+                await responses.put(wire.write_stream_response(found.ack_ids, found.messages, found.attempts, tail))
             else:
                 await stream.wake.wait()
 
@@ -198,6 +208,12 @@ class DataPlane:
         if subscription.config.exactly_once and not fine.all():
             _, failed = _split(request.ack_ids, fine)
             raise exactly_once_failure(dict.fromkeys(failed, _INVALID_ACK_ID))
+
+
+async def _write(responses: asyncio.Queue[bytes], context: Any) -> None:
+    """Write responses as they come. A client that does not read holds `write` up, and so what is put."""
+    while True:
+        await context.write(await responses.get())
 
 
 def _split(ack_ids: pa.Array, fine: NDArray[np.bool_]) -> tuple[list[str], list[str]]:

@@ -13,8 +13,8 @@ from penstock.emulator.refusal import Refused
 class PullStream:
     """One StreamingPull call, or for its moment one Pull. Limits of 0 mean none, as in the protocol.
 
-    `replies` are encoded responses that go out before any messages. `ending` set means that the call is to end: with
-    that status, or with OK when `ended` is set without it.
+    `replies` are encoded responses that go out before any messages. Once `gone` is set the call ends: with the
+    status `ending`, or with OK without one.
     """
 
     number: int
@@ -28,7 +28,7 @@ class PullStream:
     outstanding_bytes: int = 0
     replies: deque[bytes] = dataclasses.field(default_factory=deque)
     wake: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
-    ended: bool = False
+    gone: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     ending: Refused | None = None
 
     @property
@@ -48,6 +48,7 @@ class PullStream:
 
     def end(self, why: Refused | None = None) -> None:
         """End the call; the first reason given counts."""
-        if not self.ended:
-            self.ended, self.ending = True, why
+        if not self.gone.is_set():
+            self.ending = why
+        self.gone.set()
         self.wake.set()
