@@ -1,4 +1,4 @@
-"""`python -m penstock` is the command `penstock`."""
+"""`python -m penstock`: the same as the command `penstock`."""
 
 import sys
 

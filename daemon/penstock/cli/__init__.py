@@ -1,10 +1,8 @@
 """The command `penstock`: arguments enter, an exit code leaves.
 
-Every command is a thin one: it turns arguments into the settings of a room, and calls that room. Rooms are imported by
-the commands that need them, so that `penstock version` loads no gRPC and `penstock tail` no daemon. Nothing imports
-this room.
-
-Exit codes: 0 done; 1 a failure, said in one line on standard error; 2 arguments or settings that must change; 130 Ctrl-C.
+Exit codes: 0 all is well; 1 it failed (the last line on standard error says why); 2 the arguments or settings are wrong;
+130 ended by Ctrl-C. Rooms are imported when a command needs them, so that `penstock version` is quick and `tail` needs
+no daemon beside it. The only room that imports `emulator` and `demo`; it must not know how anything works inside.
 """
 
 from __future__ import annotations
@@ -12,22 +10,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-OK = 0
-FAILURE = 1
-USAGE = 2
-INTERRUPTED = 130
-"""128 + SIGINT, as shells count."""
+__all__ = ["main"]
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run the command line; the exit code."""
     try:
-        from penstock.cli.run import run  # noqa: PLC0415 - the base install has no cyclopts
+        from penstock.cli.app import dispatch  # noqa: PLC0415 - a base installation has the client only
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("penstock"):
+        if (error.name or "").startswith("penstock"):
             raise
-        print(  # noqa: T201
-            f"penstock: the command line needs {error.name}, which comes with: pip install 'penstock[daemon]'", file=sys.stderr
-        )
-        return FAILURE
-    return run(sys.argv[1:] if arguments is None else arguments)
+        print(f"The command penstock needs {error.name}: pip install 'penstock[daemon]'", file=sys.stderr)  # noqa: T201
+        return WRONG_USAGE
+    return dispatch(sys.argv[1:] if arguments is None else list(arguments))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from penstock.settings import LogSettings
 
@@ -15,7 +16,11 @@ FOREIGN_LEVEL = logging.WARNING
 
 
 def configure(settings: LogSettings) -> None:
-    """Send our events and the standard library's logging to standard error. To be called once, by the CLI."""
+    """Send our events and the standard library's logging to standard error. To be called once, by the CLI.
+
+    Before grpc is imported: its native part writes lines of its own shape, which only the environment can quieten.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
@@ -26,7 +31,7 @@ def configure(settings: LogSettings) -> None:
     if settings.format == "json":
         last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        last = [_on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     structlog.configure(
         processors=[shared[0], *shared[2:], *last],
@@ -45,3 +50,8 @@ def configure(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, FOREIGN_LEVEL))
+
+
+def _on_one_line(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    """Errors of other programs have line breaks; a line of ours has none (tracebacks apart, which follow it)."""
+    return {key: value.replace("\n", "\\n") if isinstance(value, str) else value for key, value in fields.items()}

@@ -1,0 +1,102 @@
+"""Looking at a running daemon: `tail` and `status`."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from penstock.client import Consumer, NodeClient
+from penstock.contract import DEFAULT_ENDPOINT, PROTOCOL_VERSION
+from penstock.contract.actions import StatusReply, StatusRequest
+
+BATCH_ROWS = 1000
+"""Rows that `tail` takes at a time: enough to be quick, few enough to give back quickly."""
+
+
+def tail(  # noqa: PLR0913 - the flags
+    subscription: str, *, daemon: str | None, limit: int | None, wait_s: float | None, ack: bool, share: bool
+) -> int:
+    """Print rows as JSON lines. Raises `PenstockError`; Ctrl-C gives back what was not acknowledged."""
+    left = limit
+    rows_at_once = BATCH_ROWS if limit is None else min(limit, BATCH_ROWS)
+    with Consumer(subscription, endpoint=daemon, max_rows=rows_at_once, share=share) as consumer:
+        while left is None or left > 0:
+            batch = consumer.next(wait_s)
+            if batch is None:
+                break
+            for row in _first(batch.rows(), left):
+                sys.stdout.write(json.dumps(_printable(row), ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+            if left is not None:
+                left -= batch.num_rows
+            # Only whole batches are acknowledged: a cut one would lose rows that nobody saw.
+            if ack and (left is None or left >= 0):
+                batch.commit()
+    return 0
+
+
+def status(daemon: str | None, *, as_json: bool) -> int:
+    """Print a daemon's figures. Raises `NodeUnreachable`."""
+    with NodeClient(daemon or os.environ.get("PENSTOCK_ENDPOINT") or DEFAULT_ENDPOINT) as node:
+        reply: StatusReply = node.call("status", StatusRequest(v=PROTOCOL_VERSION))
+    if as_json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(reply), indent=2) + "\n")
+        return 0
+    console = Console()
+    used, most = (reply.memory[key] / (1 << 20) for key in ("used_bytes", "limit_bytes"))
+    console.print(f"{reply.state}, penstock {reply.version}, node {reply.node}, buffers {used:,.0f} of {most:,.0f} MiB")
+    if reply.subscriptions:
+        console.print(_table(reply.subscriptions))
+    else:
+        console.print("No subscription is open: one is pulled from its first reader on.")
+    return 0
+
+
+def _first(rows: Iterator[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(rows):
+        if limit is not None and number >= limit:
+            return
+        yield row
+
+
+def _printable(row: dict[str, Any]) -> dict[str, Any]:
+    """Data as text where it is UTF-8, else as `data_base64`; times in ISO form; without nulls."""
+    shown: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, bytes):
+            try:
+                shown[key] = value.decode()
+            except UnicodeDecodeError:
+                shown[f"{key}_base64"] = base64.b64encode(value).decode()
+        elif isinstance(value, datetime):
+            shown[key] = value.isoformat()
+        elif value is not None:
+            shown[key] = value
+    return shown
+
+
+def _table(subscriptions: dict[str, Any]) -> Table:
+    table = Table()
+    table.add_column("subscription", overflow="fold")
+    for title in ("received", "buffered", "in batches", "acknowledged", "oldest s", "streams", "consumers", "state"):
+        table.add_column(title, justify="right")
+    for name, figures in subscriptions.items():
+        failed, paused = figures.get("failed"), figures.get("paused")
+        table.add_row(
+            name,
+            *(f"{figures.get(key, 0):,}" for key in ("received", "buffered", "in_batches", "acknowledged")),
+            f"{figures.get('oldest_age_s') or 0:.1f}",
+            str(figures.get("pull", {}).get("streams", 0)),
+            str(len(figures.get("consumers", {}))),
+            failed or (f"paused: {paused}" if paused else "running"),
+        )
+    return table
