@@ -85,18 +85,20 @@ def _printable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(subscriptions: dict[str, Any]) -> Table:
-    table = Table()
+    table = Table(show_header=False)
     table.add_column("subscription", overflow="fold")
-    for title in ("received", "buffered", "in batches", "acknowledged", "oldest s", "streams", "consumers", "state"):
-        table.add_column(title, justify="right")
+    table.add_column("figures")
     for name, figures in subscriptions.items():
-        failed, paused = figures.get("failed"), figures.get("paused")
-        table.add_row(
-            name,
-            *(f"{figures.get(key, 0):,}" for key in ("received", "buffered", "in_batches", "acknowledged")),
-            f"{figures.get('oldest_age_s') or 0:.1f}",
-            str(figures.get("pull", {}).get("streams", 0)),
-            str(len(figures.get("consumers", {}))),
-            failed or (f"paused: {paused}" if paused else "running"),
-        )
+        count = {key: f"{value:,}" for key, value in figures.items() if isinstance(value, int)}
+        lines = [
+            f"{count['received']} received, {count['acknowledged']} acknowledged, {count['released']} released",
+            f"{count['buffered']} buffered (the oldest for {figures['oldest_age_s'] or 0:.1f} s), "
+            f"{count['in_batches']} in batches",
+            f"{len(figures['consumers'])} consumers, {figures['pull']['streams']} pull streams",
+        ]
+        if figures["paused"]:
+            lines.append(f"paused: {figures['paused']}")
+        if figures["failed"]:
+            lines.append(f"failed: {figures['failed']}")
+        table.add_row(name, "\n".join(lines))
     return table
