@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.demo.processes import DemoFailed
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 def session() -> SparkSession:
     """A local Spark that keeps quiet. Raises `DemoFailed` when pyspark or Java is missing."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    quiet = Path(__file__).with_name("log4j2.properties").as_uri()
     try:
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise DemoFailed("the demo needs Spark: pip install 'penstock[daemon,spark]'") from error
     try:
-        spark = (
+        return (
             SparkSession.builder.master("local[*]")
             .appName("penstock demo")
             .config("spark.ui.enabled", "false")
@@ -32,13 +35,11 @@ def session() -> SparkSession:
             .config("spark.sql.shuffle.partitions", "2")
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.driver.host", "127.0.0.1")
-            .config("spark.log.level", "ERROR")
+            .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={quiet}")
             .getOrCreate()
         )
     except PySparkException as error:
         raise DemoFailed(f"Spark did not start; it needs Java 17 or newer (JAVA_HOME or `java` on the path): {error}") from error
-    spark.sparkContext.setLogLevel("ERROR")
-    return spark
 
 
 def start(spark: SparkSession, *, project: str, subscription: str, daemon: str, checkpoint: str, tally: Tally) -> StreamingQuery:

@@ -83,8 +83,8 @@ def run(settings: DemoSettings) -> int:
             checkpoint=str(owned.folder / "checkpoint"),
             tally=tally,
         )
-        started_s = time.time()
-        publishing = parts.publish(settings)
+        parts.wait_for_reader()
+        publishing, started_s = parts.publish(settings), time.time()
         with Live(console=console, refresh_per_second=4) as live:
             published = _watch(parts, publishing, tally, streaming, live)
         streaming.stop()
@@ -110,8 +110,8 @@ class _Parts:
         owned.wait(emulator, lambda: answers(self.emulator_port), START_S)
         self._topology()
         arguments = ("--listen", f"grpc://{self.endpoint}", "--http", f"127.0.0.1:{http}", "--subscription", PATH)
-        daemon = owned.start("daemon", "penstock", "serve", *arguments, **self._to_emulator)
-        owned.wait(daemon, lambda: answers(self.port), START_S)
+        self._daemon = owned.start("daemon", "penstock", "serve", *arguments, **self._to_emulator)
+        owned.wait(self._daemon, lambda: answers(self.port), START_S)
         self._node = NodeClient(self.endpoint)
         self._faults = FaultClient(f"127.0.0.1:{emulator_http}")
 
@@ -122,6 +122,10 @@ class _Parts:
     def _topology(self) -> None:
         creating = self._owned.start("topology", "penstock.demo.topology", TOPIC, PATH, **self._to_emulator)
         self._owned.wait(creating, lambda: creating.process.poll() == 0, START_S)
+
+    def wait_for_reader(self) -> None:
+        """Publish to a query that is listening: its start is not what is measured."""
+        self._owned.wait(self._daemon, lambda: bool(self.figures().get("consumers")), START_S)
 
     def publish(self, settings: DemoSettings) -> Child:
         """Start the publisher."""
@@ -178,7 +182,7 @@ def _ended(spark: SparkSession) -> Iterator[SparkSession]:
 
 def _progress_table(tally: Tally, figures: dict[str, Any], published: int | None) -> Table:
     messages, data_bytes = tally.by_city()
-    table = Table(title="Sensor readings by city", caption=_progress_line(tally, figures, published))
+    table = Table(title="Sensor readings by city", min_width=76, caption=_progress_line(tally, figures, published))
     table.add_column("city")
     table.add_column("messages", justify="right")
     table.add_column("MB", justify="right")
