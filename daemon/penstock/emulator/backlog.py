@@ -69,6 +69,8 @@ class Backlog:
         fits = int(np.searchsorted(sizes, min(stream.room_bytes, RESPONSE_BYTES), "right"))
         if fits == 0 and (sizes[0] <= stream.room_bytes or stream.outstanding_rows == 0):
             fits = 1  # one message larger than a response or than the stream's whole limit must still get through
+        if fits and sizes[fits - 1] > RESPONSE_BYTES // 4:
+            fits = self._without_a_rest(found[:fits])
         following = int(found[fits]) if fits < len(found) else int(found[-1]) + 1
         ledger.wait_from = following if first_blocked is None else min(first_blocked, following)
         return found[:fits]
@@ -112,7 +114,8 @@ class Backlog:
 
     def unacked(self, entries: Entries) -> Entries:
         """Those of some entries (in any order, repeated or not) that are not ACKED."""
-        entries = np.unique(entries).astype(np.int64)
+        if (entries[1:] <= entries[:-1]).any():
+            entries = np.unique(entries).astype(np.int64)
         entries = entries[entries >= self.ledger.base]
         unacked: NDArray[np.bool_] = self.ledger.state[self.ledger.at(entries)] != State.ACKED
         return entries[unacked]
@@ -215,6 +218,12 @@ class Backlog:
         self._freed(self.ledger.holder[at], self.ledger.size_bytes[at])
         if self._gate is not None:
             self._gate.back(self.ledger.key[at])
+
+    def _without_a_rest(self, found: Entries) -> int:
+        """How many to take: rather fewer large rows of one segment, without a copy, than a few more from the next."""
+        segments = self.ledger.segment[self.ledger.at(found)]
+        of_first = int(np.searchsorted(segments, segments[0], "right"))
+        return of_first if of_first > len(found) // 2 else len(found)
 
     def _look_again_from(self, entries: Entries) -> None:
         self.ledger.wait_from = min(self.ledger.wait_from, int(entries.min(initial=self.ledger.end)))

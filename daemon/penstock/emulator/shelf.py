@@ -38,7 +38,7 @@ class Shelf:
 
     def messages(self, numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> pa.StructArray:
         """The messages at some rows of some segments (ascending), as one array."""
-        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+        cuts = _cuts(numbers)
         return gather([(self._held[int(numbers[first])].segment, rows[first:last]) for first, last in pairwise(cuts)])
 
     def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -46,10 +46,11 @@ class Shelf:
         return np.isin(numbers, np.fromiter(self._held, np.int64, len(self._held)))
 
     def count(self, numbers: NDArray[np.int64], sign: int, *, drop: bool) -> None:
-        """One message of each number more (+1) or less (-1) is open; `drop` lets a segment go with its last one."""
-        for number, count in zip(*(part.tolist() for part in np.unique_counts(numbers)), strict=True):
+        """One message of each number (ascending) more (+1) or less (-1) is open; `drop` lets a finished segment go."""
+        for first, last in pairwise(_cuts(numbers)):
+            number = int(numbers[first])
             held = self._held[number]
-            held.open_rows += sign * count
+            held.open_rows += sign * (last - first)
             if drop and held.open_rows == 0:
                 del self._held[number]
 
@@ -65,3 +66,10 @@ class Shelf:
     def clear(self) -> None:
         """Let all go."""
         self._held.clear()
+
+
+def _cuts(numbers: NDArray[np.int64]) -> list[int]:
+    """Where runs of equal numbers begin, and the end."""
+    if not len(numbers):
+        return []
+    return [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(numbers)]

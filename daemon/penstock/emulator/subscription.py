@@ -250,7 +250,8 @@ class Subscription:
 
     def _freed(self, holders: NDArray[np.int64], sizes_bytes: NDArray[np.int64]) -> None:
         """Streams have room again for what they hold no more."""
-        for number in np.unique(holders).tolist():
+        one_holder = len(holders) > 0 and bool((holders == holders[0]).all())
+        for number in holders[:1].tolist() if one_holder else np.unique(holders).tolist():
             if (stream := self.streams.get(number)) is not None:
                 mine = holders == number
                 stream.outstanding_rows -= int(np.count_nonzero(mine))
