@@ -67,6 +67,8 @@ class Daemon:
         self.calls: list[str] = []
         self.bodies: list[tuple[str, dict[str, Any]]] = []
         self.lose_replies: list[str] = []
+        self.before_reply: Callable[[str, bytes], None] = lambda action, reply: None
+        self.before_call: Callable[[str], None] = lambda action: None
         self.fail_open: list[Exception] = []
         self.streams_open_since: float | None = None
         self.sent = 0
@@ -206,13 +208,15 @@ class _Actions(Actions):
 
 
 class _Server(FlightServer):
-    """Can act and then lose the reply."""
+    """Can act and then lose the reply, and calls the test before and after."""
 
     daemon: Daemon
 
     def do_action(self, context: Any, action: Any) -> Any:
-        reply = super().do_action(context, action)
+        self.daemon.before_call(action.type)
+        reply = list(super().do_action(context, action))
+        self.daemon.before_reply(action.type, reply[0].body.to_pybytes())
         if action.type in self.daemon.lose_replies:
             self.daemon.lose_replies.remove(action.type)
             raise fl.FlightUnavailableError("Socket closed")
-        return reply
+        return iter(reply)

@@ -192,9 +192,10 @@ def test_a_minimum_of_rows_is_waited_for_unless_the_oldest_is_late(daemon: Daemo
     daemon.publish(5)
     assert one.latest(START, few) is None
     assert "seal" not in daemon.calls
-    assert sealed(one, START, Limits(min_rows=10, max_delay_s=0)).rows == 5
+    end = sealed(one, START, Limits(min_rows=10, max_delay_s=0))
+    assert end.rows == 5
     daemon.publish(10)
-    assert sealed(one, START.next({}), few).rows == 10
+    assert sealed(one, end, few).rows == 10
 
 
 def test_a_heartbeat_opens_again_after_a_restart(daemon: Daemon) -> None:

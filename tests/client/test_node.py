@@ -1,11 +1,11 @@
-"""One connection to one daemon: what a broken, foreign or absent peer turns into, and that no read is ever short."""
+"""What a client makes of what answers it: whole reads or errors, in words that say what to do."""
 
 from __future__ import annotations
 
 import json
-import socket
+import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -14,190 +14,146 @@ import pytest
 
 from penstock.client import NodeClient
 from penstock.contract import PROTOCOL_VERSION, ROWS_SCHEMA
-from penstock.contract.actions import StatusReply, StatusRequest, Ticket
+from penstock.contract.actions import AliveRequest, StatusRequest, Ticket
+from penstock.contract.names import Reader
 from penstock.errors import (
     BatchGone,
-    InternalError,
     InvalidOption,
+    InvalidRequest,
     NodeUnreachable,
+    OpenAgain,
     ProtocolMismatch,
     ReadIncomplete,
-    SubscriptionFailed,
+    from_dict,
 )
 from tests.client.daemon import Daemon
 
+TICKET = Ticket(v=PROTOCOL_VERSION, batch="b", slice=0, slices=1, rows=3)
+ROWS = pa.RecordBatch.from_pylist([{"message_id": str(n)} for n in range(3)], schema=ROWS_SCHEMA)
 STATUS = StatusRequest(v=PROTOCOL_VERSION)
-TICKET = Ticket(v=PROTOCOL_VERSION, batch="b", slice=0, slices=1, rows=4)
-Stream = Callable[[], Iterator[Any]]
 
 
-class Peer(fl.FlightServerBase):  # type: ignore[misc]
-    """Answers what a test tells it to."""
+class Broken(fl.FlightServerBase):  # type: ignore[misc]
+    """Streams what the test gives it: batches, (batch, metadata) pairs, or errors to raise."""
 
-    def __init__(self) -> None:
+    def __init__(self, *parts: Any, schema: pa.Schema = ROWS_SCHEMA) -> None:
         super().__init__("grpc://127.0.0.1:0")
-        self.replies: list[bytes] = []
-        self.error: Exception | None = None
-        self.schema = ROWS_SCHEMA
-        self.stream: Stream = lambda: iter(())
-
-    def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[fl.Result]:
-        """The replies set, or the error."""
-        if self.error is not None:
-            raise self.error
-        return iter([fl.Result(pa.py_buffer(reply)) for reply in self.replies])
+        self.parts = parts
+        self.stream_schema = schema
 
     def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
-        """The stream set, or the error."""
-        if self.error is not None:
-            raise self.error
-        return fl.GeneratorStream(self.schema, self.stream())
+        return fl.GeneratorStream(self.stream_schema, self._stream())
+
+    def _stream(self) -> Iterator[Any]:
+        for part in self.parts:
+            if isinstance(part, Exception):
+                raise part
+            yield part
 
 
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with Peer() as peer:
-        yield peer
+def trailer(rows: int) -> tuple[pa.RecordBatch, pa.Buffer]:
+    return ROWS.slice(0, 0), pa.py_buffer(json.dumps({"rows": rows}).encode())
 
 
-@pytest.fixture
-def client(peer: Peer) -> Iterator[NodeClient]:
-    with NodeClient(f"127.0.0.1:{peer.port}") as client:
-        yield client
+def read(*parts: Any) -> list[pa.RecordBatch]:
+    with Broken(*parts) as server, NodeClient(f"127.0.0.1:{server.port}") as client:
+        return list(client.read(TICKET))
 
 
-def rows(count: int) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([{"message_id": f"m{number}"} for number in range(count)], schema=ROWS_SCHEMA)
-
-
-def end(told: int) -> tuple[pa.RecordBatch, pa.Buffer]:
-    return rows(0), pa.py_buffer(json.dumps({"rows": told}).encode())
-
-
-def said(**error: Any) -> bytes:
-    return json.dumps(error).encode()
-
-
-def answer(client: NodeClient, timeout_s: float = 10.0) -> StatusReply:
-    """The status, as soon as there is one."""
-    end_s = time.monotonic() + timeout_s
-    while True:
-        try:
-            reply: StatusReply = client.call("status", STATUS)
-        except NodeUnreachable:
-            assert time.monotonic() < end_s
-            time.sleep(0.02)
-        else:
-            return reply
-
-
-def test_a_status_comes_back_as_its_body() -> None:
-    with Daemon() as daemon, NodeClient(f"grpc://{daemon.endpoint}") as client:
-        status = client.call("status", STATUS)
-        assert isinstance(status, StatusReply)
-        assert status.node == daemon.reservoir.node
-
-
-def test_all_rows_of_a_ticket_are_read(peer: Peer, client: NodeClient) -> None:
-    peer.stream = lambda: iter([rows(1), rows(3), end(4)])
-    assert [batch.num_rows for batch in client.read(TICKET)] == [1, 3]
+def test_a_whole_read_gives_the_rows_without_the_empty_trailer() -> None:
+    assert read(ROWS.slice(0, 2), ROWS.slice(2), trailer(3)) == [ROWS.slice(0, 2), ROWS.slice(2)]
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "parts",
     [
-        pytest.param([], id="nothing at all"),
-        pytest.param([rows(4)], id="no word at the end"),
-        pytest.param([rows(3), end(3)], id="fewer, and the daemon says so"),
-        pytest.param([rows(3), end(4)], id="fewer than it says"),
-        pytest.param([rows(5), end(5)], id="more"),
-        pytest.param([rows(4), (rows(0), pa.py_buffer(b"not json"))], id="garbage at the end"),
+        (),
+        (ROWS,),
+        (trailer(0),),
+        (ROWS.slice(0, 2), trailer(2)),
+        (ROWS, trailer(4)),
+        (ROWS, ROWS, trailer(6)),
+        (ROWS, (ROWS.slice(0, 0), pa.py_buffer(b"not json"))),
     ],
 )
-def test_a_read_of_another_number_of_rows_is_an_error(peer: Peer, client: NodeClient, sent: list[Any]) -> None:
-    peer.stream = lambda: iter(sent)
-    with pytest.raises(ReadIncomplete, match=r"slice 0 of 1 of batch b has 4 rows.*read it again"):
-        list(client.read(TICKET))
+def test_a_read_that_is_not_what_the_ticket_says_is_an_error_and_never_short(parts: tuple[Any, ...]) -> None:
+    with pytest.raises(ReadIncomplete, match="read it again"):
+        read(*parts)
 
 
-def test_a_stream_that_breaks_in_the_middle_is_an_error_after_the_rows_before_it(peer: Peer, client: NodeClient) -> None:
-    def broken() -> Iterator[pa.RecordBatch]:
-        yield rows(2)
-        raise fl.FlightInternalError("the connection was cut")
-
-    peer.stream = broken
-    read = client.read(TICKET)
-    assert next(read).num_rows == 2
+def test_a_stream_that_breaks_in_the_middle_is_an_error() -> None:
     with pytest.raises(NodeUnreachable, match="broke off do_get"):
-        next(read)
+        read(ROWS.slice(0, 2), ValueError("boom"))
 
 
-def test_an_error_in_the_middle_of_a_stream_keeps_its_code(peer: Peer, client: NodeClient) -> None:
-    def gone() -> Iterator[pa.RecordBatch]:
-        yield rows(2)
-        raise fl.FlightServerError("gone", said(code="BATCH_GONE", message="acknowledged", node="n1"))
-
-    peer.stream = gone
-    with pytest.raises(BatchGone, match=r"acknowledged \(node n1\)"):
-        list(client.read(TICKET))
+def test_an_error_of_the_daemon_in_the_middle_of_a_stream_keeps_its_class() -> None:
+    said = json.dumps(BatchGone("it is gone", node="n1").to_dict()).encode()
+    with pytest.raises(BatchGone, match=r"\[BATCH_GONE\] it is gone \(node n1\)"):
+        read(ROWS.slice(0, 2), fl.FlightServerError("gone", said))
 
 
-def test_rows_of_other_columns_are_refused_before_any_is_read(peer: Peer, client: NodeClient) -> None:
-    peer.schema = pa.schema([("message_id", pa.int64())])
-    with pytest.raises(ProtocolMismatch, match="install the same release"):
-        list(client.read(TICKET))
+def test_rows_of_another_schema_are_refused() -> None:
+    other = pa.schema([pa.field("message_id", pa.large_string())])
+    with Broken(schema=other) as server, NodeClient(f"127.0.0.1:{server.port}") as client:
+        with pytest.raises(ProtocolMismatch, match="same release"):
+            list(client.read(TICKET))
 
 
-def test_an_error_of_the_daemon_keeps_its_class_and_details(peer: Peer, client: NodeClient) -> None:
-    peer.error = fl.FlightServerError(
-        "x", said(code="SUBSCRIPTION_FAILED", message="NOT_FOUND: gone", node="n1", service_code="NOT_FOUND")
-    )
-    with pytest.raises(SubscriptionFailed, match="NOT_FOUND: gone") as caught:
-        client.call("status", STATUS)
-    assert caught.value.details["service_code"] == "NOT_FOUND"
-    assert caught.value.node == "n1"
+def test_nobody_at_the_address_is_named_with_the_way_to_start_a_daemon() -> None:
+    with NodeClient("127.0.0.1:9") as client:
+        with pytest.raises(NodeUnreachable, match="penstock serve --listen grpc://127.0.0.1:9"):
+            client.call("status", STATUS)
+        with pytest.raises(NodeUnreachable, match="penstock serve"):
+            list(client.read(TICKET))
 
 
-def test_a_daemon_of_another_version_says_which_it_speaks() -> None:
-    with (
-        Daemon() as daemon,
-        NodeClient(daemon.endpoint) as client,
-        pytest.raises(ProtocolMismatch, match=r"speaks protocol version 1, the caller 99"),
-    ):
-        client.call("status", StatusRequest(v=99))
-
-
-def test_an_address_where_nobody_answers_is_named_with_what_to_start() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-        with (
-            NodeClient(f"127.0.0.1:{port}") as client,
-            pytest.raises(NodeUnreachable, match=f"127.0.0.1:{port}: start one with `penstock serve --listen"),
-        ):
+def test_something_else_at_the_address_is_said_to_be_no_daemon() -> None:
+    with Broken() as server, NodeClient(f"127.0.0.1:{server.port}") as client:
+        with pytest.raises(NodeUnreachable, match="not a penstock daemon"):
             client.call("status", STATUS)
 
 
-def test_a_client_finds_a_daemon_that_came_later() -> None:
-    daemon = Daemon()
-    daemon.start()
-    daemon.stop()
-    with NodeClient(daemon.endpoint) as client:
+def test_another_protocol_version_is_a_clear_error() -> None:
+    with Daemon() as daemon, NodeClient(daemon.endpoint) as client:
+        with pytest.raises(ProtocolMismatch, match="install the same release"):
+            client.call("status", StatusRequest(v=99))
+
+
+def test_an_unknown_reader_is_told_to_open() -> None:
+    with Daemon() as daemon, NodeClient(f"grpc://{daemon.endpoint}") as client:
+        with pytest.raises(OpenAgain):
+            client.call("alive", AliveRequest(v=PROTOCOL_VERSION, consumer="c", reader=Reader(1, "u")))
+
+
+def test_a_daemon_that_comes_back_is_found_by_the_same_client() -> None:
+    with Daemon() as daemon, NodeClient(daemon.endpoint) as client:
+        first = client.call("status", STATUS)
+        daemon.stop()
         with pytest.raises(NodeUnreachable):
             client.call("status", STATUS)
-        with daemon:
-            assert answer(client).node == daemon.reservoir.node
+        daemon.start()
+        assert _when_it_answers(client).node != first.node
 
 
-def test_a_flight_server_that_is_not_ours_is_not_taken_for_one(peer: Peer, client: NodeClient) -> None:
-    with pytest.raises(InternalError, match="0 replies where one is due"):
-        client.call("status", STATUS)
-    peer.error = fl.FlightServerError("no such thing")
-    with pytest.raises(NodeUnreachable, match="not a penstock daemon"):
-        client.call("status", STATUS)
+def _when_it_answers(client: NodeClient) -> Any:
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return client.call("status", STATUS)
+        except NodeUnreachable:
+            assert time.monotonic() < until
+            time.sleep(0.02)
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "localhost:", "localhost:99999", "a:1,b:2", "grpc://", "h:1/x"])
-def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":8815", "host:99999", "a:1,b:2", "http://h:1/x", ""])
+def test_an_address_that_is_none_is_refused_with_an_example(address: str) -> None:
     with pytest.raises(InvalidOption, match="write host:port"):
         NodeClient(address)
+
+
+def test_errors_survive_pickling_and_unknown_codes() -> None:
+    error = BatchGone("m", node="n", batch="b")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (type(again), again.to_dict()) == (BatchGone, error.to_dict())
+    assert str(from_dict({"code": "NEW", "message": "m"})) == "[PENSTOCK] m"
+    assert isinstance(from_dict({"code": "INVALID_REQUEST"}), InvalidRequest)
