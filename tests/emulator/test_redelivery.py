@@ -183,3 +183,15 @@ async def test_memory_follows_what_is_not_acknowledged(client: RawClient, emulat
     await client.ack(*(each.ack_id for each in received[2:]))
     statistics = emulator.faults.statistics(SUBSCRIPTION)
     assert (statistics["segments"], statistics["remaining"]) == (1, 2)
+    await client.ack(*(each.ack_id for each in received[:2]))
+    assert emulator.faults.statistics(SUBSCRIPTION)["segments"] == 0
+
+
+async def test_single_messages_are_kept_together(client: RawClient, emulator: Emulator) -> None:
+    await client.create()
+    for number in range(100):
+        await client.publish({"data": b"%d" % number, "attributes": {"number": str(number)}})
+    assert emulator.faults.statistics(SUBSCRIPTION)["segments"] == 1
+    received = await client.pull()
+    assert [each.message.data for each in received] == [b"%d" % number for number in range(100)]
+    assert [each.message.attributes["number"] for each in received] == [str(number) for number in range(100)]

@@ -215,6 +215,17 @@ async def test_a_client_that_does_not_read_holds_up_only_itself(client: RawClien
             await busy.receive(1000)
 
 
+async def test_a_stream_whose_client_does_not_read_can_be_ended(client: RawClient, emulator: Emulator) -> None:
+    await client.create()
+    for _ in range(20):
+        await client.publish(*(bytes(1000) for _ in range(1000)))
+    async with client.stream() as idle:
+        await until(lambda: emulator.faults.statistics(SUBSCRIPTION)["outstanding"] > 0)
+        emulator.faults.cut_streams(SUBSCRIPTION, "INTERNAL")
+        await until(lambda: emulator.faults.statistics(SUBSCRIPTION)["streams"] == 0)
+        assert (await idle.failure()).code() == grpc.StatusCode.INTERNAL
+
+
 async def test_what_a_cancelled_stream_had_comes_again_at_its_deadline(client: RawClient, clock: ManualClock) -> None:
     await client.create()
     await client.publish(b"1")

@@ -43,8 +43,8 @@ class Backlog:
     def add(self, segment: Segment, rows: NDArray[np.int64]) -> None:
         """Some messages of a segment, WAITING."""
         keys = segment.keys[rows] if segment.keys is not None and self._gate is not None else None
-        number = self.shelf.add(segment, len(rows), self.ledger.end)
-        self.ledger.append(number, rows, segment.sizes_bytes[rows], keys, segment.publish_us)
+        number, first_row = self.shelf.add(segment, len(rows), self.ledger.end)
+        self.ledger.append(number, rows + first_row, segment.sizes_bytes[rows], keys, segment.publish_us)
 
     # --- out --------------------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Backlog:
     # --- by publish time --------------------------------------------------------------------------------------------
 
     def split(self, publish_us: int) -> tuple[Entries, Entries]:
-        """Entries not ACKED that were published before a time, and ACKED ones since then that are still on the shelf."""
+        """Entries not ACKED published before a time, and ACKED ones since then that are still on the shelf."""
         ledger = self.ledger
         kept = slice(0, ledger.end - ledger.base)
         before = ledger.publish_us[kept] < publish_us

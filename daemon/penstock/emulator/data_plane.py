@@ -93,6 +93,8 @@ class DataPlane:
         request = wire.read_stream_request(first)
         stream, subscription = self._open(request)
         try:
+            # So that the call can be ended while its first response is still being written.
+            await context.send_initial_metadata(())
             async with asyncio.TaskGroup() as group:
                 responses: asyncio.Queue[bytes] = asyncio.Queue(_RESPONSES_AHEAD)
                 tasks = [
@@ -129,9 +131,7 @@ class DataPlane:
         subscription.attach(stream)
         return stream, subscription
 
-    async def _deliver(
-        self, stream: PullStream, subscription: Subscription, responses: asyncio.Queue[bytes]
-    ) -> None:
+    async def _deliver(self, stream: PullStream, subscription: Subscription, responses: asyncio.Queue[bytes]) -> None:
         """Put into `responses` what there is for the stream, while there is room."""
         config = subscription.config
         tail = wire.subscription_properties(exactly_once=config.exactly_once, ordering=config.ordering)

@@ -1,4 +1,4 @@
-"""A client of the emulator's HTTP port, for tests, the demo and benchmarks. Blocking; in process use `Emulator.faults`."""
+"""A blocking client of the emulator's HTTP port, for tests, demo and benchmarks; in process use `Emulator.faults`."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import socket
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -73,8 +74,8 @@ class Faults:
     def cut_connections(self) -> int:
         """Shut every TCP connection that clients have to the emulator, without a word; says how many."""
         cut = 0
-        for name in os.listdir("/proc/self/fd"):
-            connection = _connection(int(name), self.port)
+        for link in Path("/proc/self/fd").iterdir():
+            connection = _connection(int(link.name), self.port)
             if connection is not None:
                 with connection:
                     connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""What a subscription knows of each of its entries, as numpy columns that grow at one end and are dropped at the other."""
+"""What a subscription knows of each of its entries: numpy columns that grow at one end and are cut at the other."""
 
 from __future__ import annotations
 

@@ -155,13 +155,13 @@ def _offsets(array: pa.Array) -> NDArray[np.int64]:
     return raw.astype(np.int64)
 
 
-def gather(pieces: list[tuple[Segment, NDArray[np.int64]]]) -> pa.StructArray:
-    """The messages of some rows (ascending within each piece) of some segments, as one array; zero-copy if it can be."""
+def gather(pieces: list[tuple[pa.StructArray, NDArray[np.int64]]]) -> pa.StructArray:
+    """Some rows (ascending within each piece) of some arrays as one array; without a copy where it can be."""
     arrays = []
-    for part, rows in pieces:
+    for messages, rows in pieces:
         first, last = int(rows[0]), int(rows[-1])
         if last - first + 1 == len(rows):
-            arrays.append(part.messages.slice(first, len(rows)))
+            arrays.append(messages.slice(first, len(rows)))
         else:
-            arrays.append(pc.take(part.messages, pa.array(rows)))
+            arrays.append(pc.take(messages, pa.array(rows)))
     return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)

@@ -43,13 +43,13 @@ Unary = Callable[[bytes, Any], Awaitable[bytes]]
 
 
 class Emulator:
-    """An embedded Pub/Sub. `async with Emulator(port=0) as emulator:` serves on `emulator.address` until the block ends.
+    """An embedded Pub/Sub: `async with Emulator() as emulator:` serves on `emulator.address` until the block ends.
 
     `clock` and `wall` are for tests: seconds for deadlines, and seconds since 1970 for publish times. `faults` plans
     faults, in process always, over HTTP (`http_port`) only when `faults=True`. Leaving the block cuts all calls.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the settings one by one, as tests write them
         self,
         port: int = 0,
         *,
@@ -193,5 +193,8 @@ async def _serve(settings: EmulatorSettings) -> None:
     )
     async with emulator:
         http = f" (HTTP on {emulator.http_address})" if emulator.http_address else ""
-        print(f"Pub/Sub emulator on {emulator.address}{http}: set PUBSUB_EMULATOR_HOST={emulator.address}", flush=True)
+        # Scripts wait for this line.
+        print(  # noqa: T201
+            f"Pub/Sub emulator on {emulator.address}{http}: set PUBSUB_EMULATOR_HOST={emulator.address}", flush=True
+        )
         await stop.wait()

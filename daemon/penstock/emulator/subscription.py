@@ -143,7 +143,7 @@ class Subscription:
         purged, again = self.backlog.split(publish_us)
         self._finish(purged)
         if self._retention_s:
-            self._reopen(again)
+            self._reopen(again[again >= self.backlog.first_since(wall_us - int(self._retention_s * 1e6))])
         self._forget(wall_us)
         self._wake()
 
