@@ -21,14 +21,22 @@ class _Room(BaseModel):
 class PubSubSettings(_Room):
     """The way to Google Cloud Pub/Sub, and how its pull streams and acks behave."""
 
-    endpoint: str | None = Field(None, description="host:port of a regional or private endpoint; default: the global one")
-    credentials_file: str | None = Field(None, description="service-account key file; default: application credentials")
-    impersonate: str | None = Field(None, description="service account to impersonate")
-    ack_deadline_s: int = Field(60, ge=10, le=600, description="lease asked for each message; extended at half-life")
-    min_streams: int = Field(1, ge=1, le=100)
-    max_streams: int = Field(min(2 * _CORES, 100), ge=1, le=100, description="pull streams per subscription")
-    jitter_ms: int = Field(500, ge=0, le=60_000, description="pull streams start at random within this time")
-    max_buffer_age_s: float = Field(60.0, gt=0, description="pulling pauses when the oldest unsealed row is older")
+    endpoint: str | None = Field(
+        default=None, description="host:port of a regional or private endpoint; default: the global one"
+    )
+    credentials_file: str | None = Field(
+        default=None, description="service-account key file; default: application credentials"
+    )
+    impersonate: str | None = Field(default=None, description="service account to impersonate")
+    ack_deadline_s: int = Field(
+        default=60, ge=10, le=600, description="lease asked for each message; extended at half-life"
+    )
+    min_streams: int = Field(default=1, ge=1, le=100)
+    max_streams: int = Field(default=min(2 * _CORES, 100), ge=1, le=100, description="pull streams per subscription")
+    jitter_ms: int = Field(default=500, ge=0, le=60_000, description="pull streams start at random within this time")
+    max_buffer_age_s: float = Field(
+        default=60.0, gt=0, description="pulling pauses when the oldest unsealed row is older"
+    )
 
     @model_validator(mode="after")
     def _streams_in_order(self) -> PubSubSettings:
@@ -40,12 +48,14 @@ class PubSubSettings(_Room):
 class ReservoirSettings(_Room):
     """Memory, leases and contact."""
 
-    memory_limit_mb: int = Field(1024, ge=16, description="bytes of all buffers together, in MiB")
-    high: float = Field(0.9, gt=0, le=1, description="fraction of the share at which pulling pauses")
-    low: float = Field(0.7, gt=0, le=1, description="fraction at which it resumes")
-    max_lease_s: float = Field(3600.0, ge=10, description="an unsealed chunk held longer lapses")
-    consumer_timeout_s: float = Field(300.0, ge=1, description="a consumer without contact for this long is released")
-    read_idle_s: float = Field(60.0, ge=1, description="a do_get without progress for this long is cancelled")
+    memory_limit_mb: int = Field(default=1024, ge=16, description="bytes of all buffers together, in MiB")
+    high: float = Field(default=0.9, gt=0, le=1, description="fraction of the share at which pulling pauses")
+    low: float = Field(default=0.7, gt=0, le=1, description="fraction at which it resumes")
+    max_lease_s: float = Field(default=3600.0, ge=10, description="an unsealed chunk held longer lapses")
+    consumer_timeout_s: float = Field(
+        default=300.0, ge=1, description="a consumer without contact for this long is released"
+    )
+    read_idle_s: float = Field(default=60.0, ge=1, description="a do_get without progress for this long is cancelled")
 
     @model_validator(mode="after")
     def _marks_in_order(self) -> ReservoirSettings:
@@ -69,15 +79,21 @@ class LogSettings(_Room):
 class Settings(_Room):
     """All of the daemon. Built by `load`; a test may build it directly."""
 
-    listen: str = Field("grpc://127.0.0.1:8815", description="where Arrow Flight is served; port 0 takes any free one")
-    advertise: str | None = Field(None, description="the address that Spark is told; default: where Flight listens")
-    http: str = Field("127.0.0.1:9464", description="host:port of /metrics, /healthz and /readyz")
-    insecure_bind: bool = Field(False, description="allow addresses beyond loopback: nothing is encrypted or checked")
-    subscriptions: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="full names, or patterns with * ? []; others are refused"
+    listen: str = Field(
+        default="grpc://127.0.0.1:8815", description="where Arrow Flight is served; port 0 takes any free one"
     )
-    prefetch: bool = Field(False, description="pull subscriptions named in full before anybody opens them")
-    drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="time for readers to finish after SIGTERM")
+    advertise: str | None = Field(
+        default=None, description="the address that Spark is told; default: where Flight listens"
+    )
+    http: str = Field(default="127.0.0.1:9464", description="host:port of /metrics, /healthz and /readyz")
+    insecure_bind: bool = Field(
+        default=False, description="allow addresses beyond loopback: nothing is encrypted or checked"
+    )
+    subscriptions: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="full names, or patterns with * ? []; others are refused"
+    )
+    prefetch: bool = Field(default=False, description="pull subscriptions named in full before anybody opens them")
+    drain_timeout_s: float = Field(default=20.0, ge=0, le=3600, description="time for readers to finish after SIGTERM")
     pubsub: PubSubSettings = PubSubSettings()
     reservoir: ReservoirSettings = ReservoirSettings()
     log: LogSettings = LogSettings()
@@ -110,7 +126,9 @@ class Settings(_Room):
         for name in value:
             parts = name.split("/")
             if not (len(parts) == 4 and parts[0] == "projects" and parts[2] == "subscriptions" and all(parts)):
-                raise ValueError(f"{name!r} must look like projects/PROJECT/subscriptions/SUBSCRIPTION (* ? [] allowed)")
+                raise ValueError(
+                    f"{name!r} must look like projects/PROJECT/subscriptions/SUBSCRIPTION (* ? [] allowed)"
+                )
         return value
 
     @model_validator(mode="after")

@@ -1,0 +1,64 @@
+# make setup | demo | test | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
+# All of it is plain pip in a virtual environment of its own; PYTHON names the interpreter that makes it.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# What a test run is given: make test TESTS="tests/reservoir -k sealed".
+TESTS ?= tests
+BENCHMARKS ?= decode ingest serve end_to_end memory latency
+BENCH_SECONDS ?= 5
+BENCH_RESULTS ?= benchmarks/results
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench lock wheel clean machine
+
+help: ## Show this.
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+machine:
+	@.ci/machine $(PYTHON)
+
+setup: machine $(STAMP) ## Make the environment in .venv; does nothing when it is there.
+
+# Hashes for everything that is downloaded; hatchling is in the lock, so nothing is fetched to build.
+$(STAMP): requirements-dev.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup ## Emulator, publisher, daemon and a Spark query, ending in a summary.
+	$(BIN)/penstock demo $(ARGS)
+
+test: setup ## All tests, or those of TESTS="...".
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup ## Style, types, and who imports whom.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Lay the code out, and mend what can be mended.
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: setup ## The short form of every benchmark; results as JSON in benchmarks/results.
+	mkdir -p $(BENCH_RESULTS)
+	set -e; for question in $(BENCHMARKS); do \
+		$(BIN)/python -m benchmarks.$$question --seconds $(BENCH_SECONDS) --json $(BENCH_RESULTS)/$$question.json; \
+	done
+
+# Names, versions and hashes for Python 3.11 to 3.14; where they are downloaded from is not in the file.
+lock: ## Write requirements-dev.lock anew (needs uv); UPGRADE=--upgrade takes the newest of all.
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --quiet $(UPGRADE) -o requirements-dev.lock
+
+wheel: setup ## Build dist/penstock-*.whl.
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+clean: ## Remove what can be made again.
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache spark-warehouse
