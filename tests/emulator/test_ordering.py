@@ -40,7 +40,7 @@ async def test_a_key_s_messages_come_in_order_on_one_stream(client: RawClient) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    order = defaultdict(list)
+    order: defaultdict[str, list[int]] = defaultdict(list)
     for stream in (first, second):
         for key in "abc":
             numbers = _data(stream.messages, key)

@@ -86,12 +86,15 @@ class AckIds:
         return deliveries
 
     def _checksum(self, deliveries: Deliveries) -> NDArray[np.uint64]:
-        """The finaliser of splitmix64: every bit of the input moves about half of the output."""
-        mixed: NDArray[np.uint64] = deliveries.entries.astype(np.uint64) ^ (
-            deliveries.attempts.astype(np.uint64) << np.uint64(44)
+        """One to one in each of entry and attempt, so that a change of either alone is always seen."""
+        return _mixed(
+            _mixed(deliveries.attempts.astype(np.uint64) + self._secret) ^ deliveries.entries.astype(np.uint64)
         )
-        mixed = mixed ^ self._secret
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-        return mixed
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64: one to one, and every bit of the input moves about half of the output."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    numbers ^= numbers >> np.uint64(31)
+    return numbers
