@@ -120,7 +120,6 @@ class Service:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 running = [self._tasks.create_task(self._tick(flight))]
-                flight.start()
                 await self._prefetch()
                 gc.freeze()  # what is here now stays: the collector need not look at it again
                 self._serving = True

@@ -105,7 +105,6 @@ class Daemon:
         )
         self.flight.daemon = self
         self.port = self.flight.port
-        self.flight.start()
         self._ticking = asyncio.run_coroutine_threadsafe(self._tick(), self._loop)
 
     def stop(self) -> None:

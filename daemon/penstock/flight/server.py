@@ -68,17 +68,18 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._reservoir = reservoir
         self._actions = actions
         self.reads = Reads(clock, read_idle_s)
+        # It answers from here on, on threads of its own. `serve` would only wait, and it takes SIGTERM and SIGINT for
+        # itself: the port would close at once, and no drain could serve what is sealed.
         super().__init__(location)
-        self._thread = threading.Thread(target=self.serve, name="flight", daemon=True)
-
-    def start(self) -> None:
-        """Answer calls from now on."""
-        self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End running calls and close the port. Blocks; call it off the loop, which running calls may need."""
-        self.shutdown()
-        self._thread.join(timeout_s)
+        """Close the port and end running calls. Blocks, so call it off the loop, which running calls may need.
+
+        A reader that stands still holds its call for ever: after `timeout_s` it is left to the end of the process.
+        """
+        stopping = threading.Thread(target=self.shutdown, name="flight-shutdown", daemon=True)
+        stopping.start()
+        stopping.join(timeout_s)
 
     def flight_error(self, error: PenstockError) -> fl.FlightError:
         """The Flight error that carries an error of ours."""
