@@ -20,6 +20,7 @@ app = App(
     help="Google Cloud Pub/Sub to Apache Spark as sealed, replayable Arrow batches.",
     version=lambda: installed_version("penstock"),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `dispatch` decides on the exit code
     default_parameter=Parameter(negative=()),
 )
 

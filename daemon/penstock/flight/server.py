@@ -18,6 +18,7 @@ from penstock.contract import MAX_BODY_BYTES, PROTOCOL_VERSION, ROWS_SCHEMA, pro
 from penstock.contract.actions import ACTIONS, PlanRequest, Ticket
 from penstock.errors import (
     InternalError,
+    InvalidOption,
     InvalidRequest,
     NodeError,
     PenstockError,
@@ -70,7 +71,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self.reads = Reads(clock, read_idle_s)
         # It answers from here on, on threads of its own. `serve` would only wait, and it takes SIGTERM and SIGINT for
         # itself: the port would close at once, and no drain could serve what is sealed.
-        super().__init__(location)
+        try:
+            super().__init__(location)
+        except (pa.ArrowException, OSError) as error:
+            # Arrow does not say why; gRPC's native part does, on standard error.
+            raise InvalidOption(f"listen = {location!r}: cannot listen there; is the port taken? ({error})") from error
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Close the port and end running calls. Blocks, so call it off the loop, which running calls may need.
