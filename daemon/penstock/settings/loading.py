@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from penstock.errors import InvalidOption
 from penstock.settings.rooms import Settings
@@ -31,8 +31,10 @@ _BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 Tree = dict[str, Any]
 
 
-class _Environment(BaseSettings, Settings):
+class _Environment(Settings, BaseSettings):
     """The shape that pydantic-settings looks for in the environment; never built."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
 
 def load(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -110,7 +112,7 @@ def _describe(wrong: ErrorDetails, sources: Mapping[str, Tree]) -> str:
 
 
 def _origin(path: list[str], sources: Mapping[str, Tree]) -> str:
-    for name, tree in reversed(sources.items()):
+    for name, tree in reversed(list(sources.items())):
         if _has(tree, path):
             return f"from {name}" if name != "the environment" else f"from {PREFIX}{'__'.join(path[:2]).upper()}"
     return "default"
