@@ -80,6 +80,7 @@ class AckIds:
         words = ((nibbles[:, 0::2] << 4) | nibbles[:, 1::2]).view(">u8").astype(np.uint64)
         deliveries = Deliveries(words[:, 0].astype(np.int64), words[:, 1].astype(np.int64))
         wrong = (text[:, :_PREFIX_BYTES] != self._prefix).any(axis=1)
+        wrong |= (nibbles > 0xF).any(axis=1)
         wrong |= words[:, 2] != self._checksum(deliveries)
         if wrong.any():
             raise malformed_ack_id(ack_ids[int(np.argmax(wrong))].as_py())
