@@ -1,7 +1,7 @@
 """The Spark data source `pubsub`: `spark.readStream.format("pubsub")`, found by Spark without registration.
 
-Options and Spark's calls enter, offsets for the checkpoint and Arrow batches leave. Knows Spark's Python Data Source API
-and `penstock.client`; must not know how daemons or Pub/Sub work.
+Options and Spark's calls enter, offsets for the checkpoint and Arrow batches leave. Knows Spark's Python Data Source
+API and `penstock.client`; must not know how daemons or Pub/Sub work.
 
 Spark imports every top-level module named `pyspark_*` with no try/except whenever it looks a format up, so this import
 stays light: what needs Arrow Flight is imported when a query starts.

@@ -38,8 +38,8 @@ def check_schema(said: StructType, columns: Sequence[str] | None) -> None:
     own = spark_schema(columns)
     if [(field.name, field.dataType) for field in said] != [(field.name, field.dataType) for field in own]:
         raise InvalidOption(
-            f".schema({_ddl(said)}) differs from what the source gives, {_ddl(own)}: leave .schema() out, choose columns with "
-            "the option `columns`, and convert with select()"
+            f".schema({_ddl(said)}) differs from what the source gives, {_ddl(own)}: leave .schema() out, choose "
+            "columns with the option `columns`, and convert with select()"
         )
 
 

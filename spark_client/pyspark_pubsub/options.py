@@ -35,8 +35,8 @@ KNOWN = (
 _CREATING = ("ackDeadlineSeconds", "enableMessageOrdering", "enableExactlyOnceDelivery", "filter")
 
 _CREDENTIALS = (
-    "credentials belong to the daemon, so that they never enter a Spark plan: give `penstock serve` application default "
-    "credentials, or credentials_file under [pubsub] in its settings"
+    "credentials belong to the daemon, so that they never enter a Spark plan: give `penstock serve` application "
+    "default credentials, or credentials_file under [pubsub] in its settings"
 )
 
 # Options of Databricks' connector, and of the readers that people come from, that mean something else here.
@@ -48,14 +48,14 @@ ELSEWHERE: dict[str, str] = {
     "serviceCredential": _CREDENTIALS,
     "credentials": _CREDENTIALS,
     "credentialsFile": _CREDENTIALS,
-    "numFetchPartitions": "the daemon fetches, on as many pull streams as keep up ([pubsub] max_streams in its settings); "
-    "use numPartitions for the number of Spark tasks that read",
+    "numFetchPartitions": "the daemon fetches, on as many pull streams as keep up ([pubsub] max_streams in its "
+    "settings); use numPartitions for the number of Spark tasks that read",
     "deleteSubscriptionOnStreamStop": "a stream never deletes its subscription here: delete it with `gcloud pubsub "
     "subscriptions delete` when it is no longer wanted",
     "maxRecordsPerFetch": "the daemon fetches what its memory allows: bound a batch with maxRecordsPerTrigger or "
     "maxBytesPerTrigger",
-    "maxFetchPeriod": "the daemon fetches all the time: use maxTriggerDelay with minRecordsPerTrigger to gather rows for a "
-    "larger batch",
+    "maxFetchPeriod": "the daemon fetches all the time: use maxTriggerDelay with minRecordsPerTrigger to gather rows "
+    "for a larger batch",
     "subscription": "name it with subscriptionId (an ID, or projects/PROJECT/subscriptions/ID)",
     "topic": "name it with topicId (an ID, or projects/PROJECT/topics/ID)",
     "project": "name it with projectId",
@@ -90,7 +90,9 @@ class Options:
         project_id = said.get("projectId")
         subscription = said.get("subscriptionId")
         if subscription is None:
-            raise InvalidOption("option subscriptionId is missing: an ID (with projectId), or projects/PROJECT/subscriptions/ID")
+            raise InvalidOption(
+                "option subscriptionId is missing: an ID (with projectId), or projects/PROJECT/subscriptions/ID"
+            )
         if project_id is None and "/" not in subscription:
             raise InvalidOption(
                 f"option projectId is missing: subscriptionId={subscription!r} is an ID only. Set projectId, or write "
@@ -103,7 +105,8 @@ class Options:
         own_project = path.split("/")[1]
         if project_id is not None and own_project != project_id:
             raise InvalidOption(
-                f"options projectId={project_id!r} and subscriptionId={subscription!r} contradict each other: leave projectId out"
+                f"options projectId={project_id!r} and subscriptionId={subscription!r} contradict each other: "
+                "leave projectId out"
             )
         options = cls(
             subscription=path,
@@ -126,12 +129,13 @@ class Options:
     def _check_limits(self) -> None:
         if self.min_rows is not None and self.max_rows is not None and self.min_rows > self.max_rows:
             raise InvalidOption(
-                f"options minRecordsPerTrigger={self.min_rows} and maxRecordsPerTrigger={self.max_rows} contradict each other: "
-                "the minimum must not exceed the maximum"
+                f"options minRecordsPerTrigger={self.min_rows} and maxRecordsPerTrigger={self.max_rows} contradict "
+                "each other: the minimum must not exceed the maximum"
             )
         if self.max_delay_s is not None and self.min_rows is None:
             raise InvalidOption(
-                "option maxTriggerDelay bounds how long minRecordsPerTrigger may hold rows back: set that too, or leave it out"
+                "option maxTriggerDelay bounds how long minRecordsPerTrigger may hold rows back: set that too, or "
+                "leave it out"
             )
 
 
@@ -190,7 +194,8 @@ def _create(said: _Said, project_id: str) -> CreateSubscription | None:
         for option in _CREATING:
             if said.get(option) is not None:
                 raise InvalidOption(
-                    f"option {option} says how to create the subscription, which needs its topic: set topicId, or leave {option} out"
+                    f"option {option} says how to create the subscription, which needs its topic: set topicId, or "
+                    f"leave {option} out"
                 )
         return None
     try:
@@ -199,7 +204,9 @@ def _create(said: _Said, project_id: str) -> CreateSubscription | None:
         raise InvalidOption(f"option topicId: {error.message}") from error
     deadline_s = said.count("ackDeadlineSeconds")
     if deadline_s is not None and not SHORTEST_ACK_DEADLINE_S <= deadline_s <= LONGEST_ACK_DEADLINE_S:
-        values.refuse("ackDeadlineSeconds", str(deadline_s), f"from {SHORTEST_ACK_DEADLINE_S} to {LONGEST_ACK_DEADLINE_S}")
+        values.refuse(
+            "ackDeadlineSeconds", str(deadline_s), f"from {SHORTEST_ACK_DEADLINE_S} to {LONGEST_ACK_DEADLINE_S}"
+        )
     return CreateSubscription(
         topic=path,
         ack_deadline_seconds=deadline_s,
@@ -226,5 +233,7 @@ def _columns(said: str | None) -> tuple[str, ...] | None:
     try:
         project(chosen)
     except InvalidRequest as error:
-        raise InvalidOption(f"option columns={said!r}: at least one of {', '.join(COLUMNS)}, each at most once") from error
+        raise InvalidOption(
+            f"option columns={said!r}: at least one of {', '.join(COLUMNS)}, each at most once"
+        ) from error
     return chosen

@@ -36,7 +36,7 @@ _clients: dict[tuple[int, str], NodeClient] = {}
 
 
 class Slice(InputPartition):
-    """What one task reads: where, which rows, and a commit to deliver on the way. JSON inside, so any release unpickles."""
+    """What one task reads: where, which rows, and a commit to deliver on the way. JSON inside: any release reads it."""
 
     def __init__(self, endpoint: str, ticket: bytes, commit: bytes | None) -> None:
         super().__init__(None)
@@ -132,7 +132,8 @@ class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
             _say_bye_on_sigterm(self._session)
         if self._session.driver.consumer != at.consumer:
             raise InvalidRequest(
-                f"one query was given offsets of two consumers, {self._session.driver.consumer} and {at.consumer}: restart it"
+                f"one query was given offsets of two consumers, {self._session.driver.consumer} and {at.consumer}: "
+                "restart it"
             )
         return self._session
 

@@ -45,13 +45,13 @@ class DefaultSource(DataSource):
 
         return PubSubStreamReader(options)
 
-    def reader(self, schema: StructType) -> DataSourceReader:  # noqa: ARG002
+    def reader(self, schema: StructType) -> DataSourceReader:
         """Refuse `spark.read`, saying what to do instead."""
         from penstock.errors import InvalidOption  # noqa: PLC0415
 
         raise InvalidOption(
-            'format "pubsub" cannot be read with spark.read, which never tells a source that its rows were processed: use '
-            'spark.readStream.format("pubsub") with .trigger(availableNow=True), which takes what is there and ends'
+            'format "pubsub" cannot be read with spark.read, which never tells a source that its rows were processed: '
+            'use spark.readStream.format("pubsub") with .trigger(availableNow=True), which takes what is there and ends'
         )
 
     def _checked(self) -> Options:

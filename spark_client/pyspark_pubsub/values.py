@@ -22,7 +22,9 @@ def count(option: str, value: str, *, highest: int = 1 << 62) -> int:
     """A whole number from 1 on."""
     text = value.strip().replace("_", "")
     if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= highest):
-        refuse(option, value, "a whole number of at least 1" + ("" if highest == 1 << 62 else f" and at most {highest}"))
+        refuse(
+            option, value, "a whole number of at least 1" + ("" if highest == 1 << 62 else f" and at most {highest}")
+        )
     return int(text)
 
 

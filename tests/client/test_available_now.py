@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import pytest
+from tests.client.daemon import START_US, SUBSCRIPTION, Daemon
 
 from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings
 from penstock.client.available_now import AvailableNow, Verdict
 from penstock.contract.actions import Backlog
-from tests.client.daemon import START_US, SUBSCRIPTION, Daemon
 
-STARTED = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+STARTED = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 OLD, NEW = "2026-01-01T11:59:59.000000Z", "2026-01-01T12:00:01.000000Z"
 
 

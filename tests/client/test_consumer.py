@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.client.daemon import SUBSCRIPTION, Daemon
 
 import penstock
 from penstock.contract import ROWS_SCHEMA
 from penstock.errors import BatchGone, InvalidOption, InvalidRequest, NodeUnreachable, ReaderFenced
-from tests.client.daemon import SUBSCRIPTION, Daemon
 
 
 @pytest.fixture
@@ -108,9 +108,11 @@ def test_a_batch_that_is_gone_is_an_error_and_never_empty(daemon: Daemon) -> Non
 
 
 def test_a_daemon_that_is_not_running_is_named() -> None:
-    with penstock.Consumer(SUBSCRIPTION, endpoint="127.0.0.1:9", node_wait_s=0.2) as consumer:
-        with pytest.raises(NodeUnreachable, match=r"127\.0\.0\.1:9"):
-            consumer.next(1)
+    with (
+        penstock.Consumer(SUBSCRIPTION, endpoint="127.0.0.1:9", node_wait_s=0.2) as consumer,
+        pytest.raises(NodeUnreachable, match=r"127\.0\.0\.1:9"),
+    ):
+        consumer.next(1)
 
 
 def test_wrong_arguments_are_refused_at_once() -> None:
@@ -127,5 +129,5 @@ def test_the_client_loads_neither_grpc_nor_google_nor_spark() -> None:
         "import sys, penstock; penstock.Consumer; "
         "print([m for m in sys.modules if m.split('.')[0] in ('grpc', 'google', 'pyspark', 'pydantic', 'numpy')])"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout  # noqa: S603
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
     assert [name for name in loaded.strip("[]\n").split(", ") if name and "numpy" not in name] == []

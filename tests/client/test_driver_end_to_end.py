@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from tests.client.daemon import SUBSCRIPTION, Daemon
 
 from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings
 from penstock.errors import (
@@ -15,7 +16,6 @@ from penstock.errors import (
     SubscriptionFailed,
     SubscriptionShared,
 )
-from tests.client.daemon import SUBSCRIPTION, Daemon
 
 START = Offset.initial("consumer-1", SUBSCRIPTION)
 ANY = Limits()
@@ -147,7 +147,9 @@ def test_a_batch_lost_with_its_daemon_is_left_out_and_counted(daemon: Daemon, ca
 def test_a_daemon_that_is_not_running_is_named_with_the_way_to_start_it() -> None:
     settings = ReaderSettings(subscription=SUBSCRIPTION, node_wait_s=0.3)
     one = Driver("c", settings, [NodeClient("127.0.0.1:9")])
-    with pytest.raises(NodeUnreachable, match=r"127.0.0.1:9: start one with `penstock serve --listen grpc://127.0.0.1:9"):
+    with pytest.raises(
+        NodeUnreachable, match=r"127.0.0.1:9: start one with `penstock serve --listen grpc://127.0.0.1:9"
+    ):
         one.latest(START, ANY)
 
 

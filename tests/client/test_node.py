@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
+from tests.client.daemon import Daemon
 
 from penstock.client import NodeClient
 from penstock.contract import PROTOCOL_VERSION, ROWS_SCHEMA
@@ -26,7 +27,6 @@ from penstock.errors import (
     ReadIncomplete,
     from_dict,
 )
-from tests.client.daemon import Daemon
 
 TICKET = Ticket(v=PROTOCOL_VERSION, batch="b", slice=0, slices=1, rows=3)
 ROWS = pa.RecordBatch.from_pylist([{"message_id": str(n)} for n in range(3)], schema=ROWS_SCHEMA)
@@ -94,35 +94,43 @@ def test_an_error_of_the_daemon_in_the_middle_of_a_stream_keeps_its_class() -> N
 
 def test_rows_of_another_schema_are_refused() -> None:
     other = pa.schema([pa.field("message_id", pa.large_string())])
-    with Broken(schema=other) as server, NodeClient(f"127.0.0.1:{server.port}") as client:
-        with pytest.raises(ProtocolMismatch, match="same release"):
-            list(client.read(TICKET))
+    with (
+        Broken(schema=other) as server,
+        NodeClient(f"127.0.0.1:{server.port}") as client,
+        pytest.raises(ProtocolMismatch, match="same release"),
+    ):
+        list(client.read(TICKET))
 
 
 def test_nobody_at_the_address_is_named_with_the_way_to_start_a_daemon() -> None:
     with NodeClient("127.0.0.1:9") as client:
-        with pytest.raises(NodeUnreachable, match="penstock serve --listen grpc://127.0.0.1:9"):
+        with pytest.raises(NodeUnreachable, match=r"penstock serve --listen grpc://127\.0\.0\.1:9"):
             client.call("status", STATUS)
         with pytest.raises(NodeUnreachable, match="penstock serve"):
             list(client.read(TICKET))
 
 
 def test_something_else_at_the_address_is_said_to_be_no_daemon() -> None:
-    with Broken() as server, NodeClient(f"127.0.0.1:{server.port}") as client:
-        with pytest.raises(NodeUnreachable, match="not a penstock daemon"):
-            client.call("status", STATUS)
+    with (
+        Broken() as server,
+        NodeClient(f"127.0.0.1:{server.port}") as client,
+        pytest.raises(NodeUnreachable, match="not a penstock daemon"),
+    ):
+        client.call("status", STATUS)
 
 
 def test_another_protocol_version_is_a_clear_error() -> None:
-    with Daemon() as daemon, NodeClient(daemon.endpoint) as client:
-        with pytest.raises(ProtocolMismatch, match="install the same release"):
-            client.call("status", StatusRequest(v=99))
+    with (
+        Daemon() as daemon,
+        NodeClient(daemon.endpoint) as client,
+        pytest.raises(ProtocolMismatch, match="install the same release"),
+    ):
+        client.call("status", StatusRequest(v=99))
 
 
 def test_an_unknown_reader_is_told_to_open() -> None:
-    with Daemon() as daemon, NodeClient(f"grpc://{daemon.endpoint}") as client:
-        with pytest.raises(OpenAgain):
-            client.call("alive", AliveRequest(v=PROTOCOL_VERSION, consumer="c", reader=Reader(1, "u")))
+    with Daemon() as daemon, NodeClient(f"grpc://{daemon.endpoint}") as client, pytest.raises(OpenAgain):
+        client.call("alive", AliveRequest(v=PROTOCOL_VERSION, consumer="c", reader=Reader(1, "u")))
 
 
 def test_a_daemon_that_comes_back_is_found_by_the_same_client() -> None:
@@ -153,7 +161,7 @@ def test_an_address_that_is_none_is_refused_with_an_example(address: str) -> Non
 
 def test_errors_survive_pickling_and_unknown_codes() -> None:
     error = BatchGone("m", node="n", batch="b")
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    again = pickle.loads(pickle.dumps(error))
     assert (type(again), again.to_dict()) == (BatchGone, error.to_dict())
     assert str(from_dict({"code": "NEW", "message": "m"})) == "[PENSTOCK] m"
     assert isinstance(from_dict({"code": "INVALID_REQUEST"}), InvalidRequest)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-
 from tests.client.daemon import Daemon
 
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

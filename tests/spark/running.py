@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.streaming import StreamingQuery
-
+from pyspark.sql.streaming.query import StreamingQuery
 from tests.client.daemon import SUBSCRIPTION, Daemon
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 class Sink:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-
 from tests.client.daemon import Daemon
 from tests.spark import query_process
 from tests.spark.running import Sink, log, reading, running, until
+
+pytestmark = pytest.mark.timeout(300)  # each starts a second Spark
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 
@@ -34,9 +35,7 @@ def start(daemon: Daemon, checkpoint: str, out: Path) -> Iterator[Start]:
     def starting() -> subprocess.Popen[bytes]:
         arguments = [sys.executable, query_process.__file__, daemon.endpoint, checkpoint, str(out)]
         started.append(
-            subprocess.Popen(  # noqa: S603 - our own script
-                arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         )
         return started[-1]
 
@@ -81,7 +80,9 @@ def test_killed_between_seal_and_offset_log(
     assert batches[1] == sent[:30]
 
 
-def test_killed_after_the_offset_log(spark: SparkSession, daemon: Daemon, checkpoint: str, out: Path, start: Start) -> None:
+def test_killed_after_the_offset_log(
+    spark: SparkSession, daemon: Daemon, checkpoint: str, out: Path, start: Start
+) -> None:
     process = start()
     until(lambda: 0 in log(checkpoint, "commits"))
     daemon.before_call = lambda action: kill(process) if action == "plan" else None
@@ -95,7 +96,9 @@ def test_killed_after_the_offset_log(spark: SparkSession, daemon: Daemon, checkp
     assert batches[1] == sent[:30]
 
 
-def test_killed_after_the_commit_log(spark: SparkSession, daemon: Daemon, checkpoint: str, out: Path, start: Start) -> None:
+def test_killed_after_the_commit_log(
+    spark: SparkSession, daemon: Daemon, checkpoint: str, out: Path, start: Start
+) -> None:
     process = start()
     until(lambda: 0 in log(checkpoint, "commits"))
     daemon.before_call = lambda action: _kill_and_refuse(process) if action == "commit" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import threading
 from pathlib import Path
@@ -11,15 +11,17 @@ import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
+from tests.client.daemon import START_US, SUBSCRIPTION, Daemon
+from tests.spark.running import Sink, log, opened, reading, running, until
 
 from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings
 from penstock.contract import COLUMNS
 from penstock.errors import SubscriptionFailed
-from tests.client.daemon import START_US, SUBSCRIPTION, Daemon
-from tests.spark.running import Sink, log, opened, reading, running, until
 
 
-def test_messages_are_read_with_all_columns_and_acknowledged(spark: SparkSession, daemon: Daemon, checkpoint: str) -> None:
+def test_messages_are_read_with_all_columns_and_acknowledged(
+    spark: SparkSession, daemon: Daemon, checkpoint: str
+) -> None:
     rows: list[dict[str, object]] = []
     df = reading(spark, daemon, numPartitions="3")
     assert df.columns == list(COLUMNS)
@@ -28,9 +30,9 @@ def test_messages_are_read_with_all_columns_and_acknowledged(spark: SparkSession
         sent = daemon.publish(10)
         until(lambda: len(daemon.acknowledged()) == 10, query)
     assert [row["message_id"] for row in rows] == sent == daemon.acknowledged()
-    assert (bytes(rows[0]["data"]), rows[0]["attributes"], rows[0]["ordering_key"]) == (b"x" * 20, {"n": "0"}, None)  # type: ignore[arg-type]
+    assert (rows[0]["data"], rows[0]["attributes"], rows[0]["ordering_key"]) == (b"x" * 20, {"n": "0"}, None)
     published = rows[0]["publish_time"]
-    assert isinstance(published, datetime.datetime)
+    assert isinstance(published, dt.datetime)
     assert published.timestamp() == START_US / 1e6
 
 
@@ -58,7 +60,9 @@ def test_a_restart_reads_on_where_the_checkpoint_stands(spark: SparkSession, dae
     assert len({body["consumer"] for action, body in daemon.bodies if action == "open"}) == 1
 
 
-def test_a_failed_batch_is_given_the_same_rows_after_a_restart(spark: SparkSession, daemon: Daemon, checkpoint: str) -> None:
+def test_a_failed_batch_is_given_the_same_rows_after_a_restart(
+    spark: SparkSession, daemon: Daemon, checkpoint: str
+) -> None:
     seen: list[list[str]] = []
 
     def failing(batch: DataFrame, number: int) -> None:
@@ -165,7 +169,9 @@ def test_available_now_takes_what_is_there_and_ends(spark: SparkSession, daemon:
     assert sink.rows() == sent == daemon.acknowledged()
 
 
-def test_available_now_ends_though_a_publisher_never_stops(spark: SparkSession, daemon: Daemon, checkpoint: str) -> None:
+def test_available_now_ends_though_a_publisher_never_stops(
+    spark: SparkSession, daemon: Daemon, checkpoint: str
+) -> None:
     daemon.streams_open_since = 0.0
     daemon.offset_us = START_US + (1 << 50)  # published after any start
     stop = threading.Event()
@@ -185,7 +191,9 @@ def test_available_now_ends_though_a_publisher_never_stops(spark: SparkSession, 
         thread.join()
 
 
-def test_a_stopped_query_says_bye_so_that_another_may_start(spark: SparkSession, daemon: Daemon, tmp_path: Path) -> None:
+def test_a_stopped_query_says_bye_so_that_another_may_start(
+    spark: SparkSession, daemon: Daemon, tmp_path: Path
+) -> None:
     with running(reading(spark, daemon), str(tmp_path / "a"), Sink()) as query:
         opened(daemon, query)
         daemon.publish(5)
@@ -224,7 +232,9 @@ def test_the_older_of_two_queries_on_one_checkpoint_is_fenced(
             query.awaitTermination(60)
 
 
-def test_another_subscription_on_the_same_checkpoint_is_refused(spark: SparkSession, daemon: Daemon, checkpoint: str) -> None:
+def test_another_subscription_on_the_same_checkpoint_is_refused(
+    spark: SparkSession, daemon: Daemon, checkpoint: str
+) -> None:
     with running(reading(spark, daemon), checkpoint, Sink()) as query:
         until(lambda: 0 in log(checkpoint, "commits"), query)
     words = _error_of(reading(spark, daemon, subscriptionId="projects/p/subscriptions/other"), checkpoint)
@@ -232,15 +242,19 @@ def test_another_subscription_on_the_same_checkpoint_is_refused(spark: SparkSess
 
 
 def test_a_daemon_that_is_not_running_is_named_with_the_way_to_start_it(spark: SparkSession, checkpoint: str) -> None:
-    df = spark.readStream.format("pubsub").options(
-        subscriptionId=SUBSCRIPTION, daemons="127.0.0.1:9", nodeWait="300ms"
-    ).load()
+    df = (
+        spark.readStream.format("pubsub")
+        .options(subscriptionId=SUBSCRIPTION, daemons="127.0.0.1:9", nodeWait="300ms")
+        .load()
+    )
     words = _error_of(df, checkpoint)
     assert "NODE_UNREACHABLE" in words
     assert "penstock serve --listen grpc://127.0.0.1:9" in words
 
 
-def test_an_error_of_the_service_ends_the_query_with_its_words(spark: SparkSession, daemon: Daemon, checkpoint: str) -> None:
+def test_an_error_of_the_service_ends_the_query_with_its_words(
+    spark: SparkSession, daemon: Daemon, checkpoint: str
+) -> None:
     daemon.fail_open.append(SubscriptionFailed("NOT_FOUND: no such subscription", service_code="NOT_FOUND"))
     assert "[SUBSCRIPTION_FAILED] NOT_FOUND: no such subscription" in _error_of(reading(spark, daemon), checkpoint)
 
@@ -262,9 +276,11 @@ def test_a_schema_that_differs_is_refused(spark: SparkSession, daemon: Daemon, c
         .schema("message_id string, body string")
         .options(subscriptionId=SUBSCRIPTION, daemons=daemon.endpoint)
     )
-    with pytest.raises(PySparkException, match="differs from what the source gives"):
-        with running(wrong.load(), checkpoint, Sink()) as query:
-            query.awaitTermination(60)
+    with (
+        pytest.raises(PySparkException, match="differs from what the source gives"),
+        running(wrong.load(), checkpoint, Sink()) as query,
+    ):
+        query.awaitTermination(60)
 
 
 def test_a_batch_read_is_answered_with_the_streaming_way(spark: SparkSession, daemon: Daemon) -> None:

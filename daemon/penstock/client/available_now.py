@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import enum
 
 from penstock.contract.actions import Backlog
@@ -24,7 +24,7 @@ class AvailableNow:
     looks and messages could have come: not while a batch runs, nor while pulling is paused.
     """
 
-    def __init__(self, started: datetime.datetime, idle_s: float) -> None:
+    def __init__(self, started: dt.datetime, idle_s: float) -> None:
         self._started = started
         self._idle_s = idle_s
         self._quiet_s = 0.0
@@ -51,6 +51,6 @@ class AvailableNow:
         return Verdict.TAKE
 
 
-def _before(time: str | None, start: datetime.datetime) -> bool:
+def _before(time: str | None, start: dt.datetime) -> bool:
     """An unknown publish time counts as old: better one batch more than one left behind."""
-    return time is None or datetime.datetime.fromisoformat(time) <= start
+    return time is None or dt.datetime.fromisoformat(time) <= start

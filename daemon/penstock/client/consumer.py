@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -104,7 +104,7 @@ class Consumer:
         self._at = Offset.initial(self.name, self.subscription)
         self._closed = False
 
-    def __enter__(self) -> Consumer:
+    def __enter__(self) -> Self:
         """Close with the block."""
         return self
 

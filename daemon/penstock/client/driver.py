@@ -1,12 +1,13 @@
 """The reader's side of the protocol: what a Spark driver and a plain consumer have in common.
 
-No threads, no sockets, no clock of its own: nodes, time and sleep are handed in, so that whole queries run in simulation.
+No threads, no sockets, no clock of its own: nodes, time and sleep are handed in, so that whole queries run in
+simulation.
 `session` adds the threads.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
 import logging
 import threading
@@ -117,7 +118,7 @@ class Driver:
     After `ReaderFenced` every call raises it, and no node is called again.
     """
 
-    def __init__(  # noqa: PLR0913 - time and nodes are handed in
+    def __init__(
         self,
         consumer: str,
         settings: ReaderSettings,
@@ -174,8 +175,9 @@ class Driver:
             return []
         if end.epoch != start.epoch + 1:
             raise InvalidRequest(
-                f"a batch from epoch {start.epoch} to {end.epoch} is more than one epoch: asynchronous progress tracking "
-                "(asyncProgressTrackingEnabled) is not supported, since it reports batches as done that may be lost"
+                f"a batch from epoch {start.epoch} to {end.epoch} is more than one epoch: asynchronous progress "
+                "tracking (asyncProgressTrackingEnabled) is not supported, since it reports batches as "
+                "done that may be lost"
             )
         with self._turn:
             self._after = max(self._after, start.epoch)
@@ -183,7 +185,7 @@ class Driver:
 
     def take_what_is_there(self, idle_s: float) -> None:
         """From now on `latest` waits for rows, and ends for good once all that was published before now is taken."""
-        now = datetime.datetime.fromtimestamp(self._wall(), datetime.UTC)
+        now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
         self._available_now = AvailableNow(now, idle_s)
 
     # --- for threads beside the caller's ------------------------------------------------------------------------
@@ -229,7 +231,7 @@ class Driver:
         """What is known of the backlog and the nodes, without a call. JSON values."""
         known = [peer.backlog for peer in self._peers if peer.backlog is not None]
         oldest = min((b.oldest_publish_time for b in known if b.oldest_publish_time is not None), default=None)
-        lag_s = None if oldest is None else self._wall() - datetime.datetime.fromisoformat(oldest).timestamp()
+        lag_s = None if oldest is None else self._wall() - dt.datetime.fromisoformat(oldest).timestamp()
         return {
             "backlog_rows": sum(b.rows for b in known),
             "backlog_bytes": sum(b.bytes for b in known),
@@ -305,7 +307,9 @@ class Driver:
             reply: PlanReply = self._patiently(peer, "plan", request)
         except BatchGone as error:
             self.gone_batches += 1
-            _LOG.warning("batch of epoch %d on node %s is left out, its %d rows come again: %s", epoch, node, named.rows, error)
+            _LOG.warning(
+                "batch of epoch %d on node %s is left out, its %d rows come again: %s", epoch, node, named.rows, error
+            )
             return []
         return [PlannedRead(peer.node.endpoint, part.ticket, part.rows, part.bytes) for part in reply.slices]
 
@@ -327,7 +331,9 @@ class Driver:
                 reply = self._call(peer, action, request())
             except OpenAgain:
                 peer.opened = False
-                error: PenstockError = NodeUnreachable(f"the daemon at {peer.node.endpoint} forgets this reader again and again")
+                error: PenstockError = NodeUnreachable(
+                    f"the daemon at {peer.node.endpoint} forgets this reader again and again"
+                )
             except (NodeUnreachable, Draining, SubscriptionShared) as failure:
                 error = failure
                 if pause_s == RETRY_FIRST_S:
@@ -357,7 +363,9 @@ class Driver:
         )
         reply: OpenReply = self._call(peer, "open", request)
         if peer.id not in (None, reply.node):
-            _LOG.warning("the daemon at %s was restarted without its batches: their rows come again", peer.node.endpoint)
+            _LOG.warning(
+                "the daemon at %s was restarted without its batches: their rows come again", peer.node.endpoint
+            )
         peer.id, peer.heartbeat_s, peer.opened = reply.node, reply.heartbeat_s, True
 
     def _call(self, peer: _Peer, action: str, request: Request) -> Any:
@@ -395,7 +403,7 @@ class Driver:
             _LOG.warning("heartbeat to %s: %s", peer.node.endpoint, error)
         return peer.heartbeat_s
 
-    def _part(self, action: str, kind: type[ByeRequest] | type[CloseRequest]) -> None:
+    def _part(self, action: str, kind: type[ByeRequest | CloseRequest]) -> None:
         for peer in self._peers:
             if peer.id is None or self._fenced is not None:
                 continue

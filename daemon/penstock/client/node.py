@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.flight as fl
@@ -66,7 +66,7 @@ class NodeClient:
         """Where it leads."""
         return f"NodeClient({self.endpoint!r})"
 
-    def __enter__(self) -> NodeClient:
+    def __enter__(self) -> Self:
         """Close with the block."""
         return self
 
@@ -112,8 +112,8 @@ class NodeClient:
                 reader.cancel()
         if rows != ticket.rows or told != ticket.rows:
             raise ReadIncomplete(
-                f"slice {ticket.slice} of {ticket.slices} of batch {ticket.batch} has {ticket.rows} rows, but {rows} came "
-                f"from {self.endpoint} (which says it sent {told}): read it again"
+                f"slice {ticket.slice} of {ticket.slices} of batch {ticket.batch} has {ticket.rows} rows, but {rows} "
+                f"came from {self.endpoint} (which says it sent {told}): read it again"
             )
 
     def close(self) -> None:
@@ -131,8 +131,8 @@ class NodeClient:
     def _check_schema(self, schema: pa.Schema, ticket: Ticket) -> None:
         if not schema.equals(project(ticket.columns)):
             raise ProtocolMismatch(
-                f"rows from {self.endpoint} have the columns {', '.join(schema.names)} with other types or names than this "
-                "client expects: install the same release of penstock on both sides"
+                f"rows from {self.endpoint} have the columns {', '.join(schema.names)} with other types or names than "
+                "this client expects: install the same release of penstock on both sides"
             )
 
     def _translated(self, error: Exception, doing: str) -> PenstockError:
@@ -140,7 +140,9 @@ class NodeClient:
         if said is not None:
             return said
         if isinstance(error, fl.FlightTimedOutError):
-            return NodeUnreachable(f"the daemon at {self.endpoint} did not answer in time ({doing})", endpoint=self.endpoint)
+            return NodeUnreachable(
+                f"the daemon at {self.endpoint} did not answer in time ({doing})", endpoint=self.endpoint
+            )
         if isinstance(error, fl.FlightUnavailableError | fl.FlightCancelledError):
             return unreachable(self.endpoint)
         if isinstance(error, fl.FlightUnauthenticatedError | fl.FlightUnauthorizedError):
@@ -165,7 +167,12 @@ def host_and_port(endpoint: str) -> str:
     """`host:port` from that or from `grpc://host:port`. Raises `InvalidOption`."""
     address = endpoint.strip().removeprefix("grpc://").removeprefix("grpc+tcp://").rstrip("/")
     host, _, port = address.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16) or "/" in address or "," in address:
+    if (
+        not host
+        or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16)
+        or "/" in address
+        or "," in address
+    ):
         raise InvalidOption(f"daemon address {endpoint!r}: write host:port, such as localhost:8815")
     return address
 

@@ -10,10 +10,10 @@ from penstock.client.offset import Offset
 from penstock.errors import PenstockError
 
 IDLE_WAIT_S = 0.1
-"""Longest that an idle `latest` waits for rows: Spark asks every 11 ms otherwise, and other sources of a query wait too."""
+"""Longest that an idle `latest` waits for rows: Spark asks every 11 ms otherwise; other sources of a query wait too."""
 
 LOOK_S = 5.0
-"""How long one `backlog` call waits on the daemon, which allows 30. A call left behind by a closed reader lasts as long."""
+"""How long one `backlog` call waits on the daemon, which allows 30. A closed reader's last call lasts as long."""
 
 LOOK_AGAIN_S = 0.5
 """Pause after a `backlog` call that failed."""
