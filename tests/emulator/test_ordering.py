@@ -8,6 +8,9 @@ from typing import Any
 
 from tests.emulator.raw import SUBSCRIPTION, ManualClock, RawClient, RawStream, until
 
+from google.protobuf import duration_pb2
+from google.pubsub_v1 import types
+
 from penstock.emulator import Emulator
 
 
@@ -89,6 +92,20 @@ async def test_an_expired_message_brings_the_later_ones_with_it(
     emulator.broker.tick()
     assert _data(await client.pull(), "a") == [1, 2]
     assert first.message.data == b"1"
+
+
+async def test_a_message_under_a_retry_policy_is_not_overtaken_by_a_later_one_of_its_key(
+    client: RawClient, clock: ManualClock
+) -> None:
+    policy = types.RetryPolicy.pb()(minimum_backoff=duration_pb2.Duration(seconds=10))
+    await client.create(enable_message_ordering=True, retry_policy=policy)
+    await client.publish(*_keyed("a", 1, 2))
+    first, _ = await client.pull()
+    await client.modify(0, first.ack_id)
+    await client.publish(*_keyed("a", 3), *_keyed("b", 1))
+    assert [each.message.ordering_key for each in await client.pull()] == ["b"]
+    clock.now += 10
+    assert _data(await client.pull(), "a") == [1, 2, 3]
 
 
 async def test_messages_without_a_key_pass_freely(client: RawClient) -> None:

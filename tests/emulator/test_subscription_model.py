@@ -67,7 +67,9 @@ class SubscriptionMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
         stream = data.draw(st.sampled_from(self.streams))
+        before = set(self._acked_entries())
         taken = self.subscription.take(stream, self.now)
+        self._forget_reopened(before)
         if taken is None:
             return
         ids = taken.messages.field("message_id").to_pylist()
@@ -96,9 +98,11 @@ class SubscriptionMachine(RuleBasedStateMachine):
         self.subscription.modify(read, np.full(len(chosen), deadline_s), self.now)
         self._forget_reopened(before)
 
-    @rule(seconds=st.sampled_from((1.0, 9.0, 30.0)))
-    def pass_time(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from((1.0, 4.0, 9.0, 30.0)), tick=st.booleans())
+    def pass_time(self, *, seconds: float, tick: bool) -> None:
         self.now += seconds
+        if not tick:
+            return
         before = set(self._acked_entries())
         self.subscription.tick(self.now, int(self.now * 1e6))
         self._forget_reopened(before)
@@ -165,5 +169,5 @@ class SubscriptionMachine(RuleBasedStateMachine):
 
 TestSubscription = SubscriptionMachine.TestCase
 TestSubscription.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

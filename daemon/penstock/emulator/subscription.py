@@ -97,6 +97,7 @@ class Subscription:
         most_rows = min(stream.room_rows, most_rows)
         if most_rows <= 0 or stream.room_bytes <= 0:
             return None
+        self._expire(now)  # before the next tick, so that a message never overtakes one of its key that is due as well
         picked = self.backlog.pick(stream, most_rows, now)
         if not len(picked):
             return None
@@ -151,12 +152,7 @@ class Subscription:
 
     def tick(self, now: float, wall_us: int) -> None:
         """Give back what has expired, let delayed messages go, forget what is past its retention."""
-        if now >= self.backlog.next_due:
-            expired, delayed = self.backlog.due(now)
-            self.counts.expired += len(expired)
-            self.backlog.wait(delayed)
-            self._give_back(expired, now)
-            self._wake()
+        self._expire(now)
         self._forget(wall_us)
 
     def redeliver(self, most_rows: int, now: float) -> int:
@@ -186,6 +182,15 @@ class Subscription:
         }
 
     # --- within -----------------------------------------------------------------------------------------------------
+
+    def _expire(self, now: float) -> None:
+        if now < self.backlog.next_due:
+            return
+        expired, delayed = self.backlog.due(now)
+        self.counts.expired += len(expired)
+        self.backlog.wait(delayed)
+        self._give_back(expired, now)
+        self._wake()
 
     def _give_back(self, entries: Entries, now: float) -> None:
         """Entries that are OUT go to the dead letters, or wait again (at once, or after the policy's backoff).
