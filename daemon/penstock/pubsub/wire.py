@@ -49,6 +49,12 @@ _published_handler = _pool.get_for_message(_PUBLISHED.DESCRIPTOR)
 _PUBLISH_SCHEMA: pa.Schema = _publish_handler.list_to_record_batch([]).schema
 _NAMES_ATTRIBUTES = ROWS_SCHEMA.field("attributes").type
 
+# Made here and not at the first message: pyarrow imports pandas, where that is installed, at the first Python value it
+# converts, which takes a second of the loop, and on a busy machine so long that leases count as lapsed.
+_NO_KEY = pa.scalar(None, pa.string())
+_NO_ATTEMPT = pa.scalar(None, pa.int32())
+_ZERO = pa.scalar(0, pa.int32())
+
 HEARTBEAT = b""
 """An empty StreamingPullRequest: the client's keep-alive."""
 
@@ -100,8 +106,10 @@ def decode_each(responses: Sequence[bytes]) -> tuple[list[Decoded], list[Undecod
 
 
 def first_pull_request(subscription: str, *, ack_deadline_s: int, client_id: str, max_outstanding_bytes: int) -> bytes:
-    """The request that opens a pull stream. `client_id` lets its successors take over; protocol version 1 asks the
-    server to answer keep-alives."""
+    """The request that opens a pull stream.
+
+    `client_id` lets its successors take over; protocol version 1 asks the server to answer keep-alives.
+    """
     request = _PULL_REQUEST(
         subscription=subscription,
         stream_ack_deadline_seconds=ack_deadline_s,
@@ -115,7 +123,9 @@ def first_pull_request(subscription: str, *, ack_deadline_s: int, client_id: str
 
 def encode_acknowledge(subscription: str, ack_ids: pa.Array) -> bytes:
     """An AcknowledgeRequest of all these IDs."""
-    batch = pa.RecordBatch.from_arrays([pa.array([subscription]), _one_list(ack_ids)], names=["subscription", "ack_ids"])
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array([subscription]), _one_list(ack_ids)], names=["subscription", "ack_ids"]
+    )
     return _only(_ack_handler.record_batch_to_array(batch))
 
 
@@ -127,8 +137,10 @@ def encode_modify_ack_deadline(subscription: str, ack_ids: pa.Array, seconds: in
 
 
 def encode_publish(topic: str, rows: pa.RecordBatch) -> bytes:
-    """A PublishRequest of the rows' `data`, `attributes` and `ordering_key` (a `ROWS_SCHEMA` batch); the service gives
-    the other fields."""
+    """A PublishRequest of `data`, `attributes` and `ordering_key` of rows in `contract.ROWS_SCHEMA`.
+
+    The service gives the other fields.
+    """
     attributes = rows.column("attributes")
     message_type = _PUBLISH_SCHEMA.field("messages").type.value_type
     given = {
@@ -137,7 +149,9 @@ def encode_publish(topic: str, rows: pa.RecordBatch) -> bytes:
         "ordering_key": rows.column("ordering_key"),
     }
     fields = [message_type.field(i) for i in range(message_type.num_fields) if message_type.field(i).name in given]
-    messages = pa.StructArray.from_arrays([given[field.name] for field in fields], names=[field.name for field in fields])
+    messages = pa.StructArray.from_arrays(
+        [given[field.name] for field in fields], names=[field.name for field in fields]
+    )
     batch = pa.RecordBatch.from_arrays([pa.array([topic]), _one_list(messages)], names=["topic", "messages"])
     return _only(_publish_handler.record_batch_to_array(batch))
 
@@ -148,8 +162,10 @@ def decode_published(response: bytes) -> pa.Array:
 
 
 def cut(ack_ids: pa.Array) -> Iterator[pa.Array]:
-    """The IDs in slices that fit one request each: at most `MAX_IDS`, and `MAX_REQUEST_BYTES` with room for the rest."""
-    offsets = np.frombuffer(ack_ids.buffers()[1], np.int32, len(ack_ids) + 1, ack_ids.offset * 4) if len(ack_ids) else None
+    """The IDs in slices that fit one request each: at most `MAX_IDS`, and `MAX_REQUEST_BYTES` with the rest."""
+    offsets = (
+        np.frombuffer(ack_ids.buffers()[1], np.int32, len(ack_ids) + 1, ack_ids.offset * 4) if len(ack_ids) else None
+    )
     start = 0
     while offsets is not None and start < len(ack_ids):
         stop = min(start + MAX_IDS, len(ack_ids))
@@ -174,12 +190,12 @@ def _absent(keys: pa.Array) -> pa.Array:
     octets = keys.buffers()[2]
     if octets is None or octets.size == 0:
         return pa.nulls(len(keys), pa.string())
-    return pc.if_else(pc.equal(pc.binary_length(keys), 0), pa.scalar(None, pa.string()), keys)
+    return pc.if_else(pc.equal(pc.binary_length(keys), 0), _NO_KEY, keys)
 
 
 def _absent_attempts(attempts: pa.Array) -> pa.Array:
     """Zeros as null: the service counts from 1, and only with a dead-letter policy."""
-    numbers = attempts.to_numpy(zero_copy_only=True)
-    if not numbers.any():
+    present = pc.not_equal(attempts, _ZERO)
+    if not pc.any(present).as_py():
         return pa.nulls(len(attempts), pa.int32())
-    return pa.array(numbers, pa.int32(), mask=numbers == 0)
+    return pc.if_else(present, attempts, _NO_ATTEMPT)
