@@ -54,7 +54,7 @@ class Ingest:
         self.subscription.streams_open_since = lambda: self.puller.statistics().all_open_since
 
     async def run(self) -> None:
-        """Run until cancelled. Cancellation stops the pull streams and leaves unsent acks unsent: `drain` comes first."""
+        """Run until cancelled. Cancellation leaves unsent acks unsent: a drain comes first."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.acks.run())
             tasks.create_task(self._pull())

@@ -123,7 +123,9 @@ class Service:
                 await self._prefetch()
                 gc.freeze()  # what is here now stays: the collector need not look at it again
                 self._serving = True
-                events.Serving(listen=settings.listen, port=flight.port, http=settings.http, node=self.reservoir.node).emit()
+                events.Serving(
+                    listen=settings.listen, port=flight.port, http=settings.http, node=self.reservoir.node
+                ).emit()
                 await self._stop.wait()
                 await self._drain(flight)
                 for task in (*running, *(ingest.task for ingest in self._ingests.values())):
@@ -168,11 +170,11 @@ class Service:
             subscription.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while any(subscription.batches for subscription in subscriptions) or len(flight.reads):
+                while any(subscription.batches for subscription in subscriptions) or len(flight.reads):  # noqa: ASYNC110
                     await asyncio.sleep(TICK_S)
         for subscription in subscriptions:
             subscription.release_all()
-        # Acks and releases that the service has not confirmed by now would be sent again after the deadline: a last try.
+        # Acks and releases that the service has not confirmed by now would come again: a last try.
         unsent = [await ingest.acks.flush(FLUSH_S) for ingest in self._ingests.values()]
         events.Drained(unconfirmed=sum(unsent)).emit()
 

@@ -77,7 +77,12 @@ async def test_settled_is_called_once_for_each_job_of_a_shared_request(running: 
         running.acks.acknowledge([part], lambda outcome, job=job: outcomes.append((job, outcome)))  # type: ignore[misc]
     running.acks.acknowledge([], lambda outcome: outcomes.append((9, outcome)))
     await running.acks.flush(10)
-    assert sorted(outcomes) == [(0, AckOutcome(10, 0)), (1, AckOutcome(10, 0)), (2, AckOutcome(10, 0)), (9, AckOutcome(0, 0))]
+    assert sorted(outcomes) == [
+        (0, AckOutcome(10, 0)),
+        (1, AckOutcome(10, 0)),
+        (2, AckOutcome(10, 0)),
+        (9, AckOutcome(0, 0)),
+    ]
     assert running.acks.statistics().requests <= 3
 
 
@@ -91,7 +96,9 @@ async def test_a_flush_that_cannot_finish_says_how_many_are_left(running: Room) 
 
 async def test_expired_acks_of_an_exactly_once_subscription_are_lost_one_by_one(running: Room) -> None:
     name = "projects/p/subscriptions/exact"
-    await running.control.create(name, CreateSubscription(topic="projects/p/topics/readings", enable_exactly_once_delivery=True))
+    await running.control.create(
+        name, CreateSubscription(topic="projects/p/topics/readings", enable_exactly_once_delivery=True)
+    )
     other = type(running.acks)(running.channel, name, deadline_s=60, clock=lambda: 0.0, base_backoff_s=0.01)
     sending = asyncio.ensure_future(other.run())
     outcomes: list[AckOutcome] = []
@@ -120,7 +127,9 @@ async def test_an_existing_subscription_of_another_topic_is_refused(room: Room) 
 
 
 async def test_a_subscription_is_created_as_asked(room: Room) -> None:
-    wanted = CreateSubscription(topic="projects/p/topics/readings", enable_message_ordering=True, ack_deadline_seconds=77)
+    wanted = CreateSubscription(
+        topic="projects/p/topics/readings", enable_message_ordering=True, ack_deadline_seconds=77
+    )
     info = await room.control.create("projects/p/subscriptions/made", wanted)
     assert (info.ordering, info.ack_deadline_s) == (True, 77)
     assert await room.control.create("projects/p/subscriptions/made", wanted) == info

@@ -87,7 +87,9 @@ class TestUnread:
     def settings(self) -> PubSubSettings:
         return PubSubSettings(jitter_ms=0, ack_deadline_s=10)
 
-    async def test_a_stream_not_read_for_half_its_deadline_is_closed_and_reopened_when_resumed(self, running: Room) -> None:
+    async def test_a_stream_not_read_for_half_its_deadline_is_closed_and_reopened_when_resumed(
+        self, running: Room
+    ) -> None:
         await until(lambda: running.statistics()["streams"] == 1)
         running.sink.paused = True
         await running.publish(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import hypothesis.strategies as st
 import pyarrow as pa
@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from penstock.contract import ROWS_SCHEMA
 from penstock.pubsub import wire
 
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-times = st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(2200, 1, 1), timezones=st.just(datetime.UTC))
+times = st.datetimes(EPOCH.replace(tzinfo=None), EPOCH.replace(year=2200, tzinfo=None), timezones=st.just(dt.UTC))
 
 received = st.builds(
     ReceivedMessage,
@@ -56,10 +56,10 @@ def rows_of(decoded: wire.Decoded) -> list[dict[str, object]]:
     assert decoded.rows.schema == ROWS_SCHEMA
     decoded.rows.validate(full=True)
     decoded.ack_ids.validate(full=True)
-    rows = decoded.rows.to_pylist()
+    rows: list[dict[str, object]] = decoded.rows.to_pylist()
     for row, ack_id in zip(rows, decoded.ack_ids.to_pylist(), strict=True):
         row["ack_id"] = ack_id
-        row["attributes"] = dict(row["attributes"])
+        row["attributes"] = dict(row["attributes"])  # type: ignore[call-overload]
     return rows
 
 

@@ -68,7 +68,9 @@ def _flat(arrays: Iterable[pa.Array]) -> list[str]:
     return [text for array in arrays for text in array.to_pylist()]
 
 
-def messages(first: int, count: int, *, keys: Sequence[str | None] = (None,), data_bytes: int = 16) -> tuple[pa.RecordBatch, pa.Array]:
+def messages(
+    first: int, count: int, *, keys: Sequence[str | None] = (None,), data_bytes: int = 16
+) -> tuple[pa.RecordBatch, pa.Array]:
     """Rows and ack IDs of messages numbered from `first`; `keys` are repeated."""
     numbers = range(first, first + count)
     columns = [
@@ -119,7 +121,8 @@ class Bench:
         rows, ack_ids = messages(self.next_message, count, keys=keys, data_bytes=data_bytes)
         self.next_message += count
         self.subscription.receive(rows, ack_ids, self.clock())
-        return rows.column("message_id").to_pylist()
+        ids: list[str] = rows.column("message_id").to_pylist()
+        return ids
 
     def pass_time(self, seconds: float, *, step_s: float = 1.0) -> None:
         """Let the clock run with ticks, as a live daemon sees it."""

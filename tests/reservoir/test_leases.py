@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.reservoir.making import CONSUMER, DEADLINE_S, Bench, messages
 
 from penstock.contract.actions import FinishedEpoch
 from penstock.settings import ReservoirSettings
-from tests.reservoir.making import CONSUMER, DEADLINE_S, Bench, messages
 
 
 @pytest.fixture

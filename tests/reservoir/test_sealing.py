@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from tests.reservoir.making import CONSUMER, Bench
 
 from penstock.contract import PROTOCOL_VERSION, Reader
 from penstock.contract.actions import CommitState, FinishedEpoch, SealReply
-from penstock.errors import BatchGone, EpochPast, InvalidRequest, OpenAgain, ReaderFenced, SubscriptionShared, TooManyConsumers
+from penstock.errors import (
+    BatchGone,
+    EpochPast,
+    InvalidRequest,
+    OpenAgain,
+    ReaderFenced,
+    SubscriptionShared,
+    TooManyConsumers,
+)
 from penstock.reservoir.batch import IllegalMove, State
 from penstock.settings import ReservoirSettings
-from tests.reservoir.making import CONSUMER, Bench
 
 
 def seal(bench: Bench, epoch: int, max_rows: int | None = None, max_bytes: int | None = None) -> SealReply:
@@ -27,6 +35,10 @@ def rows_of(bench: Bench, epoch: int, batch: str, slices: int) -> list[list[str]
     plan = bench.subscription.plan(consumer, epoch, batch, slices, None, PROTOCOL_VERSION)
     snapshots = [bench.reservoir.read(planned.ticket) for planned in plan]
     return [[m for p in s.parts for m in p.record_batch().column("message_id").to_pylist()] for s in snapshots]
+
+
+def joined(slices: list[list[str]]) -> list[str]:
+    return [message for rows in slices for message in rows]
 
 
 @pytest.fixture
@@ -48,7 +60,7 @@ def test_a_seal_keeps_to_the_row_limit_and_leaves_the_rest(bench: Bench) -> None
     reply = seal(bench, 1, max_rows=130)
     assert reply.rows == 130
     assert reply.backlog.rows == 70
-    assert sum(rows_of(bench, 1, reply.batch or "", 3), []) == sent[:130]
+    assert joined(rows_of(bench, 1, reply.batch or "", 3)) == sent[:130]
 
 
 def test_a_message_above_the_byte_limit_is_sealed_alone(bench: Bench) -> None:
@@ -70,7 +82,7 @@ def test_small_chunks_are_served_as_few_record_batches(bench: Bench) -> None:
     reply = seal(bench, 1)
     consumer = bench.subscription.consumers[CONSUMER]
     assert len(consumer.batches[1].chunks) == 1
-    assert sum(rows_of(bench, 1, reply.batch or "", 1), []) == [f"m{n}" for n in range(500)]
+    assert joined(rows_of(bench, 1, reply.batch or "", 1)) == [f"m{n}" for n in range(500)]
 
 
 def test_slices_are_the_same_every_time_and_cover_every_row_once(bench: Bench) -> None:
@@ -78,7 +90,7 @@ def test_slices_are_the_same_every_time_and_cover_every_row_once(bench: Bench) -
     batch = seal(bench, 1).batch or ""
     first = rows_of(bench, 1, batch, 7)
     assert first == rows_of(bench, 1, batch, 7)
-    assert sum(first, []) == sent
+    assert joined(first) == sent
 
 
 def test_a_commit_acknowledges_the_named_batch_and_a_repeated_one_says_so(bench: Bench) -> None:
@@ -218,7 +230,7 @@ def test_a_key_is_in_one_slice_in_order_whatever_the_number_of_slices() -> None:
     batch = seal(bench, 1).batch or ""
     for slices in (1, 2, 5, 300):
         found = rows_of(bench, 1, batch, slices)
-        assert sorted(sum(found, [])) == sorted(sent)
+        assert sorted(joined(found)) == sorted(sent)
         for key in range(len(keys)):
             holders = [[m for m in rows if int(m[1:]) % len(keys) == key] for rows in found]
             (rows,) = [rows for rows in holders if rows]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.pubsub_v1 import PublisherClient, SubscriberClient
+from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient
 
 from penstock.client import NodeClient
 from penstock.contract import PROTOCOL_VERSION
@@ -86,7 +86,7 @@ class Site:
     def publish(self, count: int, *, data_bytes: int = 20) -> None:
         client = PublisherClient()
         for start in range(0, count, 1000):
-            rows = [{"data": b"%d" % n + b"x" * data_bytes} for n in range(start, min(start + 1000, count))]
+            rows = [PubsubMessage(data=b"%d" % n + b"x" * data_bytes) for n in range(start, min(start + 1000, count))]
             client.publish(topic=TOPIC, messages=rows)
 
     def statistics(self) -> dict[str, Any]:

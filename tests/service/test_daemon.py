@@ -178,10 +178,18 @@ def test_prefetch_pulls_before_anybody_opens(site: Site) -> None:
 def test_garbage_is_answered_with_documented_errors_and_the_daemon_lives(site: Site) -> None:
     daemon = site.serve()
     client = fl.connect(f"grpc://{daemon.endpoint}")
-    for action, body in (("seal", b"\xff\xfe"), ("open", b"[" * 100_000), ("nonsense", b""), ("plan", b"{}"), ("alive", b"null")):
+    for action, body in (
+        ("seal", b"\xff\xfe"),
+        ("open", b"[" * 100_000),
+        ("nonsense", b""),
+        ("plan", b"{}"),
+        ("alive", b"null"),
+    ):
         with pytest.raises(fl.FlightError) as caught:
             list(client.do_action(fl.Action(action, body)))
-        assert b'"code": "INVALID_REQUEST"' in caught.value.extra_info or b"PROTOCOL_MISMATCH" in caught.value.extra_info
+        assert (
+            b'"code": "INVALID_REQUEST"' in caught.value.extra_info or b"PROTOCOL_MISMATCH" in caught.value.extra_info
+        )
     with pytest.raises(fl.FlightError):
         list(client.do_action(fl.Action("seal", b"x" * (5 << 20))))
     for ticket in (b"", b"\x00" * 10, b'{"v":1}', b'{"v":9,"batch":"","slice":0,"slices":1,"rows":1}'):

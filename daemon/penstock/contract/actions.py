@@ -44,7 +44,7 @@ class OpenRequest(ReaderRequest):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenReply(Body):
-    """`schema`: the rows' Arrow schema as base64 of its IPC form. `held`: epoch → batch ID. `generation`: the highest."""
+    """`schema`: the rows' Arrow schema as base64 of its IPC form. `held`: epoch → batch ID."""
 
     node: str
     incarnation: str
@@ -246,7 +246,9 @@ ACTIONS: dict[str, Action] = {
         Action("bye", ByeRequest, Empty, 2.0, "the reader stops; another consumer may take over"),
         Action("close", CloseRequest, Empty, 5.0, "the consumer ends for good; its messages go back"),
         # Waits up to `wait_s` (30) on top of the call itself.
-        Action("backlog", BacklogRequest, Backlog, 35.0, "what waits unsealed; with wait_s answers when something does"),
+        Action(
+            "backlog", BacklogRequest, Backlog, 35.0, "what waits unsealed; with wait_s answers when something does"
+        ),
         Action("seal", SealRequest, SealReply, 10.0, "make the batch of an epoch; idempotent"),
         Action("plan", PlanRequest, PlanReply, 10.0, "the slices of a batch, with tickets"),
         Action("commit", CommitRequest, CommitReply, 10.0, "finished epochs: acknowledge what they name"),

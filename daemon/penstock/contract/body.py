@@ -19,7 +19,7 @@ class Body:
 
     def to_json(self) -> bytes:
         """The body as UTF-8 JSON, fields that are None left out."""
-        return json.dumps(self._plain(), separators=(",", ":")).encode()
+        return json.dumps(self.to_plain(), separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, raw: bytes, *, strict: bool = False) -> Self:
@@ -51,7 +51,8 @@ class Body:
                 raise InvalidRequest(f"{where}: field {name!r} is missing")
         return cls(**values)
 
-    def _plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
+        """The body as JSON values, fields that are None left out."""
         pairs = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
         return {name: _lower(value) for name, value in pairs if value is not None}
 
@@ -99,7 +100,7 @@ def _inspected(cls: type[Body]) -> dict[str, tuple[Any, bool]]:
 
 def _lower(value: Any) -> Any:
     if isinstance(value, Body):
-        return value._plain()
+        return value.to_plain()
     if isinstance(value, dict):
         return {str(key): _lower(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -107,7 +108,7 @@ def _lower(value: Any) -> Any:
     return value
 
 
-def _convert(value: Any, kind: Any, path: str, *, strict: bool) -> Any:
+def _convert(value: Any, kind: Any, path: str, *, strict: bool) -> Any:  # noqa: PLR0911 - one line for each kind
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:

@@ -41,7 +41,7 @@ def _path(kind: str, pattern: re.Pattern[str], name: str, project: str | None) -
     path = f"projects/{project}/{kind}s/{name}" if project and "/" not in name else name
     if not pattern.fullmatch(path):
         raise InvalidRequest(
-            f"{kind} {path!r} is not a {kind} name: write projects/PROJECT/{kind}s/ID, where ID has 3 to 255 of letters, "
+            f"{kind} {path!r} is not a {kind} name: write projects/PROJECT/{kind}s/ID, where ID has 3 to 255 letters, "
             "digits and -_.~+%, starting with a letter"
         )
     return path

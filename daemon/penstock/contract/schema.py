@@ -31,5 +31,7 @@ def project(columns: Sequence[str] | None) -> pa.Schema:
         return ROWS_SCHEMA
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown or not columns or len(set(columns)) != len(columns):
-        raise InvalidRequest(f"columns {list(columns)}: choose each at most once, at least one, from {', '.join(COLUMNS)}")
+        raise InvalidRequest(
+            f"columns {list(columns)}: choose each at most once, at least one, from {', '.join(COLUMNS)}"
+        )
     return pa.schema([ROWS_SCHEMA.field(name) for name in columns])

@@ -30,7 +30,7 @@ def readings(messages: int, data_bytes: int) -> pa.RecordBatch:
     """Messages with random data and a city, made without a Python object for each."""
     rng = np.random.default_rng()
     octets = pa.py_buffer(rng.integers(0, 256, messages * data_bytes, np.uint8))
-    offsets = pa.py_buffer(np.arange(0, (messages + 1) * data_bytes, data_bytes, np.int32))
+    offsets = pa.py_buffer(np.arange(0, (messages + 1) * data_bytes, data_bytes, dtype=np.int32))
     cities = pa.DictionaryArray.from_arrays(rng.integers(0, len(CITIES), messages, np.int32), pa.array(CITIES))
     keys = pa.DictionaryArray.from_arrays(np.zeros(messages, np.int32), pa.array(["city"]))
     columns = {

@@ -13,7 +13,7 @@ from penstock.demo.tally import LATENCY_STEP_MS, Group, Tally
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.streaming import StreamingQuery
+    from pyspark.sql.streaming.query import StreamingQuery
 
 
 def session() -> SparkSession:
@@ -22,8 +22,8 @@ def session() -> SparkSession:
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     quiet = Path(__file__).with_name("log4j2.properties").as_uri()
     try:
-        from pyspark.errors import PySparkException
-        from pyspark.sql import SparkSession
+        from pyspark.errors import PySparkException  # noqa: PLC0415 - an extra of its own, asked for here
+        from pyspark.sql import SparkSession  # noqa: PLC0415
     except ImportError as error:
         raise DemoFailed("the demo needs Spark: pip install 'penstock[daemon,spark]'") from error
     try:
@@ -39,12 +39,16 @@ def session() -> SparkSession:
             .getOrCreate()
         )
     except PySparkException as error:
-        raise DemoFailed(f"Spark did not start; it needs Java 17 or newer (JAVA_HOME or `java` on the path): {error}") from error
+        raise DemoFailed(
+            f"Spark did not start; it needs Java 17 or newer (JAVA_HOME or `java` on the path): {error}"
+        ) from error
 
 
-def start(spark: SparkSession, *, project: str, subscription: str, daemon: str, checkpoint: str, tally: Tally) -> StreamingQuery:
+def start(
+    spark: SparkSession, *, project: str, subscription: str, daemon: str, checkpoint: str, tally: Tally
+) -> StreamingQuery:
     """Count what arrives, batch by batch, until stopped."""
-    from pyspark.sql import functions as f
+    from pyspark.sql import functions as f  # noqa: PLC0415
 
     def count(batch: DataFrame, batch_id: int) -> None:
         step = f.floor(f.unix_micros("publish_time") / (LATENCY_STEP_MS * 1000))

@@ -25,7 +25,7 @@ from penstock.emulator import FaultClient
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-    from pyspark.sql.streaming import StreamingQuery
+    from pyspark.sql.streaming.query import StreamingQuery
 
 PROJECT = "demo"
 SUBSCRIPTION = "readings"
@@ -73,7 +73,9 @@ def run(settings: DemoSettings) -> int:
     """Run the demo; 0 when everything adds up. Raises `DemoFailed`."""
     console = Console(file=sys.stderr)
     with children() as owned, contextlib.closing(_Parts(owned)) as parts, _ended(query.session()) as spark:
-        console.print(f"Pub/Sub emulator on 127.0.0.1:{parts.emulator_port}, daemon on {parts.endpoint}, Spark {spark.version}")
+        console.print(
+            f"Pub/Sub emulator on 127.0.0.1:{parts.emulator_port}, daemon on {parts.endpoint}, Spark {spark.version}"
+        )
         tally = Tally()
         streaming = query.start(
             spark,
@@ -131,7 +133,9 @@ class _Parts:
         """Start the publisher."""
         rate = [] if settings.rate is None else ["--rate", str(settings.rate)]
         sizes = ["--messages", str(settings.messages), "--data-bytes", str(settings.data_bytes)]
-        return self._owned.start("publisher", "penstock.demo.publisher", "--topic", TOPIC, *sizes, *rate, **self._to_emulator)
+        return self._owned.start(
+            "publisher", "penstock.demo.publisher", "--topic", TOPIC, *sizes, *rate, **self._to_emulator
+        )
 
     def figures(self) -> dict[str, Any]:
         """The daemon's figures of the subscription."""
@@ -167,7 +171,8 @@ def _watch(parts: _Parts, publishing: Child, tally: Tally, streaming: StreamingQ
             last_change_s, last_seen = time.monotonic(), (processed, acknowledged)
         elif time.monotonic() - last_change_s > STALL_S:
             raise DemoFailed(
-                f"nothing moved for {STALL_S:g} s: published {published}, processed {processed}, acknowledged {acknowledged}"
+                f"nothing moved for {STALL_S:g} s: published {published}, processed {processed}, "
+                f"acknowledged {acknowledged}"
             )
         time.sleep(0.25)
 
@@ -192,8 +197,9 @@ def _progress_table(tally: Tally, figures: dict[str, Any], published: int | None
 
 
 def _progress_line(tally: Tally, figures: dict[str, Any], published: int | None) -> str:
-    waiting = f"{figures.get('received', 0):,} received, {tally.messages:,} processed, {figures.get('acknowledged', 0):,} acknowledged"
-    return waiting if published is None else f"{published:,} published, {waiting}"
+    received, acknowledged = figures.get("received", 0), figures.get("acknowledged", 0)
+    line = f"{received:,} received, {tally.messages:,} processed, {acknowledged:,} acknowledged"
+    return line if published is None else f"{published:,} published, {line}"
 
 
 def _summary(parts: _Parts, published: int, tally: Tally, seconds: float, settings: DemoSettings) -> Summary:

@@ -41,7 +41,10 @@ class Read:
                 self.progress_at = self._clock()
             if self._cancelled:
                 raise ReadIdle("the reader stood still for too long, so the daemon let its rows go: read again")
-            yield pa.RecordBatch.from_pylist([], schema=self.schema), pa.py_buffer(json.dumps({"rows": self.rows}).encode())
+            yield (
+                pa.RecordBatch.from_pylist([], schema=self.schema),
+                pa.py_buffer(json.dumps({"rows": self.rows}).encode()),
+            )
         finally:
             self.done = True
 

@@ -55,7 +55,7 @@ def _answering_errors(handler: Handler) -> Handler:
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     """Serves the protocol of design.md, section 6, on `location` (`grpc://host:port`, port 0 for any)."""
 
-    def __init__(  # noqa: PLR0913 - composed in one place
+    def __init__(
         self,
         location: str,
         *,
@@ -128,9 +128,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         if descriptor.descriptor_type != fl.DescriptorType.CMD:
             raise InvalidRequest("get_flight_info: a command descriptor with the JSON of a plan request is needed")
         reply = json.loads(self._on_loop(self._actions.call("plan", descriptor.command)))
-        endpoints = [
-            fl.FlightEndpoint(json.dumps(entry["ticket"]).encode(), []) for entry in reply["slices"]
-        ]
+        endpoints = [fl.FlightEndpoint(json.dumps(entry["ticket"]).encode(), []) for entry in reply["slices"]]
         rows, size = (sum(entry[key] for entry in reply["slices"]) for key in ("rows", "bytes"))
         columns = PlanRequest.read(descriptor.command, PROTOCOL_VERSION).columns
         return fl.FlightInfo(project(columns), descriptor, endpoints, rows, size)

@@ -118,7 +118,7 @@ class AckStatistics:
 class AckQueue:
     """Satisfies `reservoir.ports.AckSink`. Nothing is sent before `run`."""
 
-    def __init__(  # noqa: PLR0913 - composed in one place
+    def __init__(
         self,
         channel: PubSubChannel,
         subscription: str,
@@ -227,10 +227,20 @@ class AckQueue:
                 refused, unsettled = _sort_out(error, unsettled)
                 lost += refused
                 if refused:
-                    events.AcksLost(subscription=self._subscription, acks=refused, code=error.code().name, error=error.details() or "").emit()
+                    events.AcksLost(
+                        subscription=self._subscription,
+                        acks=refused,
+                        code=error.code().name,
+                        error=error.details() or "",
+                    ).emit()
                 if len(unsettled):
                     self._statistics.retries += 1
-                    events.AckRetried(subscription=self._subscription, acks=len(unsettled), code=error.code().name, error=error.details() or "").emit()
+                    events.AckRetried(
+                        subscription=self._subscription,
+                        acks=len(unsettled),
+                        code=error.code().name,
+                        error=error.details() or "",
+                    ).emit()
                     await asyncio.sleep(backoff.next_s())
         self._statistics.acknowledged += len(ack_ids) - lost
         self._statistics.lost += lost
@@ -260,7 +270,13 @@ class AckQueue:
             if _per_id_failures(error):  # exactly-once: some IDs are over, the others were taken
                 return True
             self._statistics.retries += 1
-            events.ModackFailed(subscription=self._subscription, acks=len(ack_ids), seconds=seconds, code=error.code().name, error=error.details() or "").emit()
+            events.ModackFailed(
+                subscription=self._subscription,
+                acks=len(ack_ids),
+                seconds=seconds,
+                code=error.code().name,
+                error=error.details() or "",
+            ).emit()
             return False
         return True
 

@@ -69,8 +69,8 @@ class Control:
             raise failed(name, error) from error
         if found.topic != wanted.topic:
             raise InvalidRequest(
-                f"subscription {name} belongs to {found.topic}, not to {wanted.topic}: name another subscription, or leave "
-                "the topic out"
+                f"subscription {name} belongs to {found.topic}, not to {wanted.topic}: name another subscription, or "
+                "leave the topic out"
             )
         return _info(found)
 

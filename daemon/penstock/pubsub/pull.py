@@ -23,7 +23,7 @@ from penstock.settings import PubSubSettings
 from penstock.telemetry import events
 
 DECODE_BYTES = 1 << 20
-"""Responses are decoded together up to this size: 0.3 ms under the interpreter's lock, and the cost of a call spread."""
+"""Responses are decoded together up to this size: 0.3 ms under the interpreter's lock, the cost of a call spread."""
 
 LINGER_S = 0.002
 """How long responses of a busy stream wait for more before they are decoded."""
@@ -33,8 +33,8 @@ IDLE_S = 0.005
 
 KEEP_ALIVE_S = 30.0
 SILENT_S = KEEP_ALIVE_S + 15.0
-"""A server that answers keep-alives (protocol version 1) and is silent for this long is gone; Google's Java client waits
-as long."""
+"""A server that answers keep-alives (protocol version 1) and is silent for this long is gone; Google's Java client
+waits as long."""
 SILENT_WITHOUT_HEARTBEATS_S = 600.0
 
 HEALTHY_S = 10.0
@@ -129,7 +129,9 @@ class PullStream:
             if verdict is Verdict.RESUME:
                 await puller.sink.wait_resumed()
             elif verdict is not Verdict.NOW:
-                await asyncio.sleep(self._backoff.next_s(scale=EXHAUSTED_SCALE if verdict is Verdict.BACK_OFF_LONG else 1))
+                await asyncio.sleep(
+                    self._backoff.next_s(scale=EXHAUSTED_SCALE if verdict is Verdict.BACK_OFF_LONG else 1)
+                )
 
     async def keep_alive(self, now: float) -> None:
         """Say that we are here; close a stream that has been silent past its bound and is not paused."""
@@ -162,7 +164,10 @@ class PullStream:
         except asyncio.CancelledError:
             if _being_cancelled():
                 raise
-            code, details = grpc.StatusCode.CANCELLED, "closed by this side"  # `keep_alive` or `_flush` cancelled the call
+            code, details = (
+                grpc.StatusCode.CANCELLED,
+                "closed by this side",
+            )  # `keep_alive` or `_flush` cancelled the call
         finally:
             self._flush()
             self._call = self.open_since = None
@@ -252,7 +257,9 @@ class PullStream:
         good, bad = wire.decode_each(responses)
         for error in bad:
             self._puller.statistics_.undecodable += 1
-            events.ResponseUndecodable(subscription=self._puller.subscription, stream=self.number, error=str(error)).emit()
+            events.ResponseUndecodable(
+                subscription=self._puller.subscription, stream=self.number, error=str(error)
+            ).emit()
         self._undecodable = True
         if self._call is not None:
             self._call.cancel()
@@ -289,7 +296,7 @@ class Puller:
         self._streams: dict[PullStream, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Pull until cancelled. Raises `SubscriptionFailed` (in an exception group). Cancellation closes all streams."""
+        """Pull until cancelled. Raises `SubscriptionFailed` in a group. Cancellation closes all streams."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self.settings.min_streams):

@@ -114,7 +114,9 @@ class Batch:
             start, stop = self._range(index, slices)
             return stop - start
         if self._bucket_rows is None:
-            counts = (np.bincount(chunk.buckets, minlength=BUCKETS) for chunk in self.chunks if chunk.buckets is not None)
+            counts = (
+                np.bincount(chunk.buckets, minlength=BUCKETS) for chunk in self.chunks if chunk.buckets is not None
+            )
             self._bucket_rows = np.sum(list(counts), axis=0)
         first, last = bucket_range(index, slices)
         return int(self._bucket_rows[first:last].sum())

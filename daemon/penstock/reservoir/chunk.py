@@ -25,9 +25,20 @@ class Chunk:
     on subscriptions with ordering only. `unsealed` is the queue's mark.
     """
 
-    __slots__ = ("__weakref__", "_claims", "ack_ids", "buckets", "lease", "publish_range_us", "received_at", "rows", "rows_bytes", "unsealed")
+    __slots__ = (
+        "__weakref__",
+        "_claims",
+        "ack_ids",
+        "buckets",
+        "lease",
+        "publish_range_us",
+        "received_at",
+        "rows",
+        "rows_bytes",
+        "unsealed",
+    )
 
-    def __init__(  # noqa: PLR0913 - the parts are independent
+    def __init__(
         self,
         rows: pa.RecordBatch,
         ack_ids: pa.Array,
@@ -48,7 +59,9 @@ class Chunk:
         self._claims = claims
 
     @classmethod
-    def decoded(cls, rows: pa.RecordBatch, ack_ids: pa.Array, *, received_at: float, share: Share, ordered: bool) -> Chunk:
+    def decoded(
+        cls, rows: pa.RecordBatch, ack_ids: pa.Array, *, received_at: float, share: Share, ordered: bool
+    ) -> Chunk:
         """A chunk fresh from the decoder, claimed from the budget.
 
         Counted by the buffers' full size, since the decoder allocates outside Arrow's memory pools.

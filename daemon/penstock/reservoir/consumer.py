@@ -100,7 +100,7 @@ class Consumer:
     def _fence(self, reader: Reader) -> None:
         if reader < self.reader:
             raise ReaderFenced(
-                f"reader {reader.uuid} of consumer {self.id} is fenced: a newer one, {self.reader.uuid}, has taken over. "
+                f"reader {reader.uuid} of consumer {self.id} is fenced: a newer one, {self.reader.uuid}, took over. "
                 "Two queries run on one checkpoint; stop one of them",
                 newer=list(self.reader),
             )

@@ -1,4 +1,4 @@
-"""Message IDs that were committed although their ack may not have held: their redelivery is acknowledged and dropped."""
+"""Message IDs that were committed although their ack may not have held: a redelivery is acknowledged and dropped."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Leases:
         return work
 
     def extended(self, work: Extend, sent_at: float, now: float, *, confirmed: bool) -> None:
-        """How an `Extend` ended. The new deadline runs from when it was sent: the service got it later, never earlier."""
+        """How an `Extend` ended. The new deadline runs from when it was sent: the service got it later."""
         for lease in work.leases:
             if lease.chunk is None:
                 continue

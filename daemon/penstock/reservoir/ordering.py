@@ -9,15 +9,18 @@ BUCKETS = 256
 
 # Multilinear hashing (Lemire & Kaser, "Strongly universal string hashing is fast", 2014): one random odd word for each
 # position of a byte. The seed is fixed, since a daemon that restarts must cut the same slices. Keys have at most
-# 1,024 bytes (https://cloud.google.com/pubsub/quotas#resource_limits); positions repeat beyond, which costs only evenness.
+# 1,024 bytes (https://cloud.google.com/pubsub/quotas#resource_limits); positions repeat beyond:
+# that costs only evenness.
 _POSITIONS = 1024
-_WORDS = np.random.default_rng(0x9E3779B9).integers(0, 2**63, size=_POSITIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_WORDS = np.random.default_rng(0x9E3779B9).integers(0, 2**63, size=_POSITIONS, dtype=np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
 
 
 def buckets_of(keys: pa.Array) -> np.ndarray:
     """The bucket (uint8) of each key of a string array; rows without a key are spread evenly, they have no order."""
     rows = len(keys)
-    if rows == 0 or keys.null_count == rows:
+    if keys.null_count == rows:
         return np.arange(rows).astype(np.uint8)
     offsets = np.frombuffer(keys.buffers()[1], np.int32, rows + 1, keys.offset * 4).astype(np.int64)
     lengths = np.diff(offsets)

@@ -32,7 +32,9 @@ class Reservoir:
         """Hold one more subscription."""
         self.subscriptions[subscription.name] = subscription
 
-    def open(self, subscription: Subscription, consumer_id: str, reader: Reader, *, after: int, share: bool) -> Consumer:
+    def open(
+        self, subscription: Subscription, consumer_id: str, reader: Reader, *, after: int, share: bool
+    ) -> Consumer:
         """`Subscription.open`, within the limit of consumers and one subscription for each.
 
         Raises `TooManyConsumers`, `InvalidRequest`, and what `Subscription.open` does.
@@ -40,7 +42,9 @@ class Reservoir:
         self._catch_up()
         known = self._find(consumer_id)
         if known is not None and known is not subscription:
-            raise InvalidRequest(f"consumer {consumer_id} reads {known.name}; it cannot open {subscription.name} as well")
+            raise InvalidRequest(
+                f"consumer {consumer_id} reads {known.name}; it cannot open {subscription.name} as well"
+            )
         if known is None:
             self._make_room()
         return subscription.open(consumer_id, reader, after=after, share=share)
@@ -64,12 +68,16 @@ class Reservoir:
     def read(self, ticket: Ticket) -> Snapshot:
         """The rows of a ticket. Raises `BatchGone` or `InvalidRequest`."""
         if not 1 <= ticket.slices <= MAX_SLICES or not 0 <= ticket.slice < ticket.slices:
-            raise InvalidRequest(f"ticket: slice {ticket.slice} of {ticket.slices}; 1 to {MAX_SLICES} slices, counted from 0")
+            raise InvalidRequest(
+                f"ticket: slice {ticket.slice} of {ticket.slices}; 1 to {MAX_SLICES} slices, counted from 0"
+            )
         project(ticket.columns)
         self._catch_up()
         snapshot = self._batch(ticket.batch).snapshot(ticket.slice, ticket.slices)
         if snapshot.rows != ticket.rows:
-            raise InvalidRequest(f"ticket: slice {ticket.slice} of {ticket.slices} has {snapshot.rows} rows, not {ticket.rows}")
+            raise InvalidRequest(
+                f"ticket: slice {ticket.slice} of {ticket.slices} has {snapshot.rows} rows, not {ticket.rows}"
+            )
         return snapshot
 
     def tick(self) -> int:
@@ -102,12 +110,18 @@ class Reservoir:
         raise gone(batch_id, None, tombstone)
 
     def _make_room(self) -> None:
-        """Forget the consumer that has been silent longest when there are too many; never one with contact or batches."""
+        """When there are too many, forget the one silent for longest; never one with contact or batches."""
         everybody = [(c.last_contact, c.id, s) for s in self.subscriptions.values() for c in s.consumers.values()]
         if len(everybody) < MAX_CONSUMERS:
             return
-        idle = [(at, name, s) for at, name, s in everybody if not s.consumers[name].contact and not s.consumers[name].batches]
+        idle = [
+            (at, name, s)
+            for at, name, s in everybody
+            if not s.consumers[name].contact and not s.consumers[name].batches
+        ]
         if not idle:
-            raise TooManyConsumers(f"this daemon serves {MAX_CONSUMERS} consumers already: stop one, or run another daemon")
+            raise TooManyConsumers(
+                f"this daemon serves {MAX_CONSUMERS} consumers already: stop one, or run another daemon"
+            )
         _, name, subscription = min(idle, key=lambda entry: entry[:2])
         del subscription.consumers[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -184,9 +184,9 @@ class Subscription:
         self._touch(consumer)
         if epoch <= consumer.committed_through:
             raise EpochPast(
-                f"epoch {epoch} is past: consumer {consumer.id} has committed through epoch {consumer.committed_through}. "
-                "Another query moved on, or the checkpoint was rolled back; restart the query from its checkpoint, or "
-                "start with a new checkpoint",
+                f"epoch {epoch} is past: consumer {consumer.id} has committed through {consumer.committed_through}. "
+                "Another query moved on, or the checkpoint was rolled back: restart the query from its checkpoint, or "
+                "start with a new one",
                 committed_through=consumer.committed_through,
             )
         for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
@@ -195,7 +195,9 @@ class Subscription:
         batch = consumer.batches.get(epoch)
         if batch is None:
             self._check_failed()
-            batch = self._new_batch(consumer, epoch, max_rows or UNLIMITED, min(max_bytes or UNLIMITED, self._seal_bytes))
+            batch = self._new_batch(
+                consumer, epoch, max_rows or UNLIMITED, min(max_bytes or UNLIMITED, self._seal_bytes)
+            )
         backlog = self.backlog()
         if batch is None:
             return SealReply(backlog=backlog)
@@ -435,5 +437,5 @@ _ACKNOWLEDGED = "acknowledged"
 
 def rfc3339(time_us: int) -> str:
     """Microseconds since 1970 as `2026-01-31T23:59:59.123456Z`."""
-    moment = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=time_us)
+    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=time_us)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from prometheus_client import Counter
-
-from penstock.telemetry.event import REGISTRY, Event
+from penstock.telemetry.event import Count, Event
 
 
-def _counter(name: str, help_text: str, *labels: str) -> Counter:
-    return Counter(f"penstock_{name}", help_text, labels, registry=REGISTRY)
+def _counter(name: str, help_text: str, *labels: str) -> Count:
+    return Count(name, help_text, labels)
 
 
 # --- pubsub ---------------------------------------------------------------------------------------------------------
