@@ -6,10 +6,9 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
-from tests.emulator.raw import SUBSCRIPTION, ManualClock, RawClient, RawStream, until
-
 from google.protobuf import duration_pb2
 from google.pubsub_v1 import types
+from tests.emulator.raw import SUBSCRIPTION, ManualClock, RawClient, RawStream, until
 
 from penstock.emulator import Emulator
 
