@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 from penstock.contract.actions import FinishedEpoch
@@ -59,11 +58,6 @@ class Offset(Body):
     def finished(self) -> FinishedEpoch:
         """The epoch as a commit says it."""
         return FinishedEpoch(epoch=self.epoch, nodes={node: named.batch for node, named in self.nodes.items()})
-
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON values, keys always in the same order: Spark compares offsets as text."""
-        plain: dict[str, Any] = json.loads(self.to_json())
-        return plain
 
     @property
     def rows(self) -> int:
