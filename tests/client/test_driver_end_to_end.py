@@ -157,7 +157,7 @@ def test_a_second_consumer_waits_and_then_says_whom_for(daemon: Daemon) -> None:
     first = driver(daemon)
     first.latest(START, ANY)
     second = driver(daemon, "consumer-2", wait_s=0.3)
-    with pytest.raises(SubscriptionShared, match=r"consumer-1.*shareSubscription.*waited 0 s"):
+    with pytest.raises(SubscriptionShared, match=r"consumer-1.*shareSubscription.*waited \d+ s"):
         second.latest(START, ANY)
     first.bye()
     assert second.latest(START, ANY) is None
