@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from google.protobuf.message import DecodeError
 from google.pubsub_v1.types import (
     AcknowledgeRequest,
     ModifyAckDeadlineRequest,
@@ -22,6 +23,7 @@ from google.pubsub_v1.types import (
 from ptars import HandlerPool, PtarsConfig
 
 from penstock.contract import ROWS_SCHEMA
+from penstock.pubsub.pull_schema import response_descriptor
 
 MAX_IDS = 2500
 MAX_REQUEST_BYTES = 512 << 10
@@ -40,15 +42,15 @@ _ACK = AcknowledgeRequest.pb()
 _MODACK = ModifyAckDeadlineRequest.pb()
 _PUBLISH = PublishRequest.pb()
 _PUBLISHED = PublishResponse.pb()
-_pool = HandlerPool([_PULL.DESCRIPTOR.file], config=PtarsConfig(timestamp_unit="us"))
-_pull_handler = _pool.get_for_message(_PULL.DESCRIPTOR)
+_PULL_COLUMNS = response_descriptor()
+_CONFIG = PtarsConfig(timestamp_unit="us")
+_pull_handler = HandlerPool([_PULL_COLUMNS.file], config=_CONFIG).get_for_message(_PULL_COLUMNS)
+_pool = HandlerPool([_PULL.DESCRIPTOR.file], config=_CONFIG)
 _ack_handler = _pool.get_for_message(_ACK.DESCRIPTOR)
 _modack_handler = _pool.get_for_message(_MODACK.DESCRIPTOR)
 _publish_handler = _pool.get_for_message(_PUBLISH.DESCRIPTOR)
 _published_handler = _pool.get_for_message(_PUBLISHED.DESCRIPTOR)
 _PUBLISH_SCHEMA: pa.Schema = _publish_handler.list_to_record_batch([]).schema
-_NAMES_ATTRIBUTES = ROWS_SCHEMA.field("attributes").type
-
 # Made here and not at the first message: pyarrow imports pandas, where that is installed, at the first Python value it
 # converts, which takes a second of the loop, and on a busy machine so long that leases count as lapsed.
 _NO_KEY = pa.scalar(None, pa.string())
@@ -71,6 +73,14 @@ class Decoded:
     ack_ids: pa.Array
 
 
+@dataclass(frozen=True)
+class Properties:
+    """What the service says of a subscription on its pull streams, even to those who may not describe it."""
+
+    ordering: bool
+    exactly_once: bool
+
+
 def decode(responses: Sequence[bytes]) -> Decoded:
     """All messages of some StreamingPullResponses, in order. Raises `Undecodable`.
 
@@ -80,8 +90,8 @@ def decode(responses: Sequence[bytes]) -> Decoded:
         batch = _pull_handler.list_to_record_batch(responses)
     except ValueError as error:
         raise Undecodable(str(error)) from error
-    received = batch.column(0).flatten()
-    ack_ids, message, attempts = received.flatten()
+    # `values`, not `flatten`: the lists are as ptars made them, without nulls or an offset, and 20 us count here.
+    ack_ids, message, attempts = batch.column(0).values.flatten()
     data, attributes, message_ids, publish_times, keys = message.flatten()
     columns = [
         message_ids,
@@ -103,6 +113,21 @@ def decode_each(responses: Sequence[bytes]) -> tuple[list[Decoded], list[Undecod
         except Undecodable as error:
             bad.append(error)
     return good, bad
+
+
+def properties(response: bytes) -> Properties | None:
+    """The subscription's properties, if the response carries them. Parses all of it: for a stream's first one only.
+
+    Raises `Undecodable`.
+    """
+    try:
+        parsed = _PULL.FromString(response)
+    except DecodeError as error:
+        raise Undecodable(str(error)) from error
+    if not parsed.HasField("subscription_properties"):
+        return None
+    said = parsed.subscription_properties
+    return Properties(ordering=said.message_ordering_enabled, exactly_once=said.exactly_once_delivery_enabled)
 
 
 def first_pull_request(subscription: str, *, ack_deadline_s: int, client_id: str, max_outstanding_bytes: int) -> bytes:
