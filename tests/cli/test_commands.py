@@ -137,7 +137,8 @@ def test_the_endpoint_of_the_environment_is_used(
 def test_a_quick_command_loads_no_room() -> None:
     code = (
         "import sys; from penstock.cli import main; main(['version']);"
-        "print([m for m in ('grpc', 'google.auth', 'pyspark', 'pydantic', 'pyarrow', 'penstock.emulator') if m in sys.modules])"
+        "heavy = ('grpc', 'google.auth', 'pyspark', 'pydantic', 'pyarrow', 'penstock.emulator');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -159,7 +160,6 @@ def test_the_module_is_the_command() -> None:
 
 
 def test_status_is_json_for_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from penstock.cli import looking
     from penstock.contract.actions import StatusReply
 
     reply = StatusReply(
@@ -171,7 +171,7 @@ def test_status_is_json_for_machines(capsys: pytest.CaptureFixture[str], monkeyp
         subscriptions={},
         memory={"used_bytes": 0, "limit_bytes": 1 << 20},
     )
-    monkeypatch.setattr(looking.NodeClient, "call", lambda *_: reply)
+    monkeypatch.setattr("penstock.client.NodeClient.call", lambda *_: reply)
     assert main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "serving"
     assert main(["status"]) == 0

@@ -82,7 +82,11 @@ def publish(emulator_host: str) -> Iterator[Callable[[list[bytes]], None]]:
         with PublisherClient() as publisher, SubscriberClient() as subscriber:
             publisher.create_topic(name=TOPIC)
             subscriber.create_subscription(name=NAME, topic=TOPIC, ack_deadline_seconds=60)
-            yield lambda data: publisher.publish(topic=TOPIC, messages=[PubsubMessage(data=one) for one in data]) and None
+
+            def publish(data: list[bytes]) -> None:
+                publisher.publish(topic=TOPIC, messages=[PubsubMessage(data=one) for one in data])
+
+            yield publish
 
 
 class Daemon(Running):
@@ -106,7 +110,14 @@ class Daemon(Running):
 
 @pytest.fixture
 def daemon(tmp_path: Path, emulator_host: str) -> Iterator[Daemon]:
-    arguments = ("--subscription", "projects/p/subscriptions/*", "--drain-timeout-s", "1", "--log-format", "json")
+    arguments: tuple[str, ...] = (
+        "--subscription",
+        "projects/p/subscriptions/*",
+        "--drain-timeout-s",
+        "1",
+        "--log-format",
+        "json",
+    )
     # What was on its way to a reader that left comes again at the deadline: soon, here.
     arguments += ("--set", "pubsub.ack_deadline_s=10")
     running = Daemon(tmp_path, emulator_host, *arguments)

@@ -10,9 +10,9 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Self
 
 import pytest
-
 from tests.packaging.conftest import INSTALL_S, Environment
 
 # Not numpy: pyarrow itself imports it where it is installed.
@@ -41,9 +41,10 @@ def test_the_base_install_reads_without_the_daemons_libraries(base_install: Envi
 import importlib.util, penstock
 from penstock import Consumer
 from penstock.client import NodeClient
+from penstock.contract.actions import StatusRequest
 print([name for name in {HEAVY} if importlib.util.find_spec(name)])
 try:
-    NodeClient("127.0.0.1:9").call("status", __import__("penstock.contract.actions").contract.actions.StatusRequest(v=1))
+    NodeClient("127.0.0.1:9").call("status", StatusRequest(v=1))
 except penstock.errors.NodeUnreachable as error:
     print("says", error.code)
 """
@@ -72,7 +73,8 @@ def test_a_message_goes_through_the_installed_daemon_and_is_acknowledged(
             port = line.split('"port": ')[1].split(",")[0]
             _module(daemon_install, "penstock.demo.publisher", "--topic", TOPIC, "--messages", "3", **there)
             tail = ("tail", SUBSCRIPTION, "--daemon", f"127.0.0.1:{port}", "--limit", "3", "--wait-s", "30", "--ack")
-            shown = subprocess.run([daemon_install.program("penstock"), *tail], check=True, text=True, stdout=subprocess.PIPE, timeout=60)  # fmt: skip
+            command = [daemon_install.program("penstock"), *tail]
+            shown = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, timeout=60)
             assert shown.stdout.count("message_id") == 3
             assert daemon.end() == 0
         assert emulator.end() == 0
@@ -95,7 +97,7 @@ class Command:
             env={**os.environ, **variables},
         )
 
-    def __enter__(self) -> Command:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

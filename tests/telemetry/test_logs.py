@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import pytest
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from penstock.settings import LogSettings
-from penstock.telemetry import REGISTRY, Event, ProcessCollector, logs
+from penstock.telemetry import REGISTRY, Count, Event, ProcessCollector, logs
 from penstock.telemetry.process import memory_bytes
 
 _registry = CollectorRegistry()
@@ -26,7 +26,7 @@ class RowsMoved(Event):
     """For this test."""
 
     level = "warning"
-    counter: ClassVar = Counter("rows_moved", "Rows moved", ["place"], registry=_registry)
+    counter: ClassVar = Count("rows_moved", "Rows moved", ("place",), _registry)
     place: str
     rows: int
     error: str | None = None
@@ -38,10 +38,11 @@ class RowsMoved(Event):
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    root, google = logging.getLogger(), logging.getLogger("google")
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in (root, google)]
     yield
-    root.handlers, root.level = handlers, level
+    for logger, *state in before:
+        logger.handlers, logger.level, logger.propagate = state
     structlog.reset_defaults()
 
 
@@ -64,9 +65,9 @@ def test_an_event_is_one_line_on_the_console(capsys: pytest.CaptureFixture[str])
 
 def test_an_event_counts_what_it_says_even_below_the_log_level(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(level="error"))
-    before = _registry.get_sample_value("rows_moved_total", {"place": "there"}) or 0
+    before = _registry.get_sample_value("penstock_rows_moved_total", {"place": "there"}) or 0
     RowsMoved(place="there", rows=4).emit()
-    assert _registry.get_sample_value("rows_moved_total", {"place": "there"}) == before + 4
+    assert _registry.get_sample_value("penstock_rows_moved_total", {"place": "there"}) == before + 4
     assert capsys.readouterr().err == ""
 
 
@@ -109,7 +110,7 @@ def test_every_counter_takes_its_labels_from_fields_of_its_event() -> None:
 
     for kind in vars(events).values():
         if isinstance(kind, type) and issubclass(kind, Event) and kind.counter is not None:
-            assert set(kind.counter._labelnames) <= set(kind.__dataclass_fields__), kind.__name__
+            assert set(kind.counter.labels) <= set(kind.__dataclass_fields__), kind.__name__
 
 
 def test_all_metrics_carry_the_name_of_the_project() -> None:

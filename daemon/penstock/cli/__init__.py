@@ -1,6 +1,6 @@
 """The command `penstock`: arguments enter, an exit code leaves.
 
-Exit codes: 0 all is well; 1 it failed (the last line on standard error says why); 2 the arguments or settings are wrong;
+Exit codes: 0 all is well; 1 it failed (the last line on standard error says why); 2 arguments or settings are wrong;
 130 ended by Ctrl-C. Rooms are imported when a command needs them, so that `penstock version` is quick and `tail` needs
 no daemon beside it. The only room that imports `emulator` and `demo`; it must not know how anything works inside.
 """
@@ -22,6 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("penstock"):
             raise
-        print(f"The command penstock needs {error.name}: pip install 'penstock[daemon]'", file=sys.stderr)  # noqa: T201
+        print(f"The command penstock needs {error.name}: pip install 'penstock[daemon]'", file=sys.stderr)
         return WRONG_USAGE
     return dispatch(sys.argv[1:] if arguments is None else list(arguments))

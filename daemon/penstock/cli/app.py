@@ -182,7 +182,7 @@ def demo(
 
 
 @app.command
-def tail(  # noqa: PLR0913 - flags
+def tail(
     subscription: str,
     /,
     *,

@@ -22,7 +22,7 @@ BATCH_ROWS = 1000
 """Rows that `tail` takes at a time: enough to be quick, few enough to give back quickly."""
 
 
-def tail(  # noqa: PLR0913 - the flags
+def tail(
     subscription: str, *, daemon: str | None, limit: int | None, wait_s: float | None, ack: bool, share: bool
 ) -> int:
     """Print rows as JSON lines. Raises `PenstockError`; Ctrl-C gives back what was not acknowledged."""
@@ -92,7 +92,7 @@ def _table(subscriptions: dict[str, Any]) -> Table:
         count = {key: f"{value:,}" for key, value in figures.items() if isinstance(value, int)}
         lines = [
             f"{count['received']} received, {count['acknowledged']} acknowledged, {count['released']} released",
-            f"{count['buffered']} buffered (the oldest for {figures['oldest_age_s'] or 0:.1f} s), "
+            f"{count['buffered']} buffered, the oldest for {figures['oldest_age_s'] or 0:.1f} s",
             f"{count['in_batches']} in batches",
             f"{len(figures['consumers'])} consumers, {figures['pull']['streams']} pull streams",
         ]

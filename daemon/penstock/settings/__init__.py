@@ -1,4 +1,4 @@
-"""Settings of the daemon: frozen, one class per room, one reader of file, environment and flags (in that order upwards).
+"""Settings of the daemon: frozen, one class per room, one reader of file, environment and flags (each above the last).
 
 `load` is the only place that reads the environment. A TOML file has the keys of `Settings` at its top and one table
 for each room; the environment has `PENSTOCK_LISTEN`, `PENSTOCK_PUBSUB__MAX_STREAMS` and so on. What leaves is a checked

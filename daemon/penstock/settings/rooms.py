@@ -138,7 +138,7 @@ class Settings(_Room):
                 host, _ = split_address(value)
                 if not is_loopback(host):
                     raise ValueError(
-                        f"{key} = {value!r} is reachable from other machines, and nothing is encrypted or checked there; "
+                        f"{key} = {value!r} is reachable from other machines, and nothing is encrypted or checked; "
                         "use 127.0.0.1, or say insecure_bind = true (--insecure-bind)"
                     )
         return self

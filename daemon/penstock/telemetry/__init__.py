@@ -4,7 +4,7 @@ Events enter through `Event.emit`; log lines leave on standard error, figures th
 `REGISTRY`. The room must not know who emits or who scrapes, and nothing here is called once per message.
 """
 
-from penstock.telemetry.event import REGISTRY, Event
+from penstock.telemetry.event import REGISTRY, Count, Event
 from penstock.telemetry.process import ProcessCollector
 
-__all__ = ["REGISTRY", "Event", "ProcessCollector"]
+__all__ = ["REGISTRY", "Count", "Event", "ProcessCollector"]

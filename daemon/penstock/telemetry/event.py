@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
@@ -12,6 +13,21 @@ REGISTRY = CollectorRegistry(auto_describe=True)
 """Every metric of the daemon; `/metrics` renders it."""
 
 _log = structlog.get_logger("penstock")
+
+
+class Count:
+    """A counter and the fields of the event that label it."""
+
+    def __init__(
+        self, name: str, help_text: str, labels: tuple[str, ...], registry: CollectorRegistry = REGISTRY
+    ) -> None:
+        self._counter = Counter(f"penstock_{name}", help_text, labels, registry=registry)
+        self.labels = labels
+
+    def add(self, amount: float, fields: Mapping[str, Any]) -> None:
+        """Count `amount` under the labels' values in `fields`."""
+        labels = {name: str(fields.get(name, "")) for name in self.labels}
+        (self._counter.labels(**labels) if labels else self._counter).inc(amount)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +39,7 @@ class Event:
     """
 
     level: ClassVar[str] = "info"
-    counter: ClassVar[Counter | None] = None
+    counter: ClassVar[Count | None] = None
 
     @property
     def amount(self) -> float:
@@ -34,8 +50,7 @@ class Event:
         """Write the line and count."""
         fields = {name: value for name, value in vars(self).items() if value is not None}
         if self.counter is not None:
-            labels = {name: str(fields.get(name, "")) for name in self.counter._labelnames}
-            (self.counter.labels(**labels) if labels else self.counter).inc(self.amount)
+            self.counter.add(self.amount, fields)
         getattr(_log, self.level)(_words(type(self).__name__), **fields)
 
 

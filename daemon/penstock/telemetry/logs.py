@@ -50,6 +50,9 @@ def configure(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, FOREIGN_LEVEL))
+    # Google's libraries cut their logger off from the root when they are imported; this way it ends here all the same.
+    google = logging.getLogger("google")
+    google.handlers, google.propagate = [handler], False
 
 
 def _on_one_line(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
