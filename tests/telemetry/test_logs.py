@@ -41,8 +41,8 @@ def _as_before() -> Iterator[None]:
     root, google = logging.getLogger(), logging.getLogger("google")
     before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in (root, google)]
     yield
-    for logger, *state in before:
-        logger.handlers, logger.level, logger.propagate = state
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
     structlog.reset_defaults()
 
 
