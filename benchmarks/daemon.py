@@ -22,6 +22,7 @@ from penstock.contract.actions import (
     SealRequest,
     StatusRequest,
 )
+from penstock.errors import OpenAgain
 
 
 @contextmanager
@@ -69,11 +70,18 @@ class Driver:
         return rows
 
     def seal(self, *, max_rows: int | None = None) -> SealReply:
-        """The next epoch's batch; one without rows leaves the epoch where it is."""
+        """The next epoch's batch; one without rows leaves the epoch where it is.
+
+        A daemon that stood still for some seconds, as on a machine with too much to do, is opened again.
+        """
         request = SealRequest(
             v=V, consumer=self._consumer, reader=self._reader, epoch=self.epoch + 1, after=self.epoch, max_rows=max_rows
         )
-        reply: SealReply = self.node.call("seal", request)
+        try:
+            reply: SealReply = self.node.call("seal", request)
+        except OpenAgain:
+            self.open()
+            reply = self.node.call("seal", request)
         if reply.batch is not None:
             self.epoch += 1
             self._sealed = reply
