@@ -29,14 +29,13 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(daemon: Daemon, checkpoint: str, out: Path) -> Iterator[Start]:
+def start(daemon: Daemon, checkpoint: str, out: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def starting() -> subprocess.Popen[bytes]:
         arguments = [sys.executable, query_process.__file__, daemon.endpoint, checkpoint, str(out)]
-        started.append(
-            subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        )
+        with (tmp_path / "driver.log").open("wb") as output:
+            started.append(subprocess.Popen(arguments, start_new_session=True, stdout=output, stderr=subprocess.STDOUT))
         return started[-1]
 
     yield starting
@@ -49,6 +48,11 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
+
+
+def first_batch_done(process: subprocess.Popen[bytes], checkpoint: str) -> bool:
+    assert process.poll() is None, "the driver ended by itself; see driver.log"
+    return 0 in log(checkpoint, "commits")
 
 
 def sealed_rows(action: str, reply: bytes) -> bool:
@@ -69,7 +73,7 @@ def test_killed_between_seal_and_offset_log(
     spark: SparkSession, daemon: Daemon, checkpoint: str, out: Path, start: Start
 ) -> None:
     process = start()
-    until(lambda: 0 in log(checkpoint, "commits"))
+    until(lambda: first_batch_done(process, checkpoint))
     daemon.before_reply = lambda action, reply: kill(process) if sealed_rows(action, reply) else None
     sent = daemon.publish(30)
     until(lambda: process.poll() is not None)
@@ -84,7 +88,7 @@ def test_killed_after_the_offset_log(
     spark: SparkSession, daemon: Daemon, checkpoint: str, out: Path, start: Start
 ) -> None:
     process = start()
-    until(lambda: 0 in log(checkpoint, "commits"))
+    until(lambda: first_batch_done(process, checkpoint))
     daemon.before_call = lambda action: kill(process) if action == "plan" else None
     sent = daemon.publish(30)
     until(lambda: process.poll() is not None)
@@ -100,7 +104,7 @@ def test_killed_after_the_commit_log(
     spark: SparkSession, daemon: Daemon, checkpoint: str, out: Path, start: Start
 ) -> None:
     process = start()
-    until(lambda: 0 in log(checkpoint, "commits"))
+    until(lambda: first_batch_done(process, checkpoint))
     daemon.before_call = lambda action: _kill_and_refuse(process) if action == "commit" else None
     sent = daemon.publish(30)
     until(lambda: process.poll() is not None)
