@@ -176,3 +176,22 @@ def test_status_is_json_for_machines(capsys: pytest.CaptureFixture[str], monkeyp
     assert json.loads(capsys.readouterr().out)["state"] == "serving"
     assert main(["status"]) == 0
     assert "serving" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--host", "0.0.0.0"), "--insecure-bind"),
+        (("--faults",), "--http-port"),
+    ],
+)
+def test_the_emulator_is_not_open_by_accident(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["emulator", "--port", "0", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_settings_prints_a_file_for_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings"]) == 0
+    assert "[reservoir]" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import InvalidOption
-from penstock.settings import Settings, load
+from penstock.settings import LogSettings, PubSubSettings, ReservoirSettings, Settings, as_toml, load
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +175,18 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match=r"none\.toml.*No such file"):
         load(tmp_path / "none.toml")
+
+
+def test_the_printed_settings_are_a_file_that_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "penstock.toml"
+    path.write_text(as_toml())
+    assert load(path) == load()
+
+
+def test_the_printed_settings_name_every_setting_with_its_range() -> None:
+    text = as_toml()
+    for room in (Settings, LogSettings, PubSubSettings, ReservoirSettings):
+        for key, field in room.model_fields.items():
+            if field.description:
+                assert f"{key} =" in text, key
+    assert "lease asked for each message; extended at half-life (>= 10, <= 600)" in text

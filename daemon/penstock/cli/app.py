@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from penstock.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
-from penstock.errors import CallerError, PenstockError
+from penstock.errors import CallerError, InvalidOption, PenstockError
 
 app = App(
     name="penstock",
@@ -95,7 +95,8 @@ def serve(  # noqa: PLR0913 - flags
     log_level
         Least level of log lines.
     settings
-        Any other setting, as ROOM.KEY=VALUE: --set pubsub.max_streams=4. Repeat for more.
+        Any other setting, as ROOM.KEY=VALUE: --set pubsub.max_streams=4. Repeat for more; `penstock settings`
+        lists all.
     """
     from penstock.cli.flags import overrides  # noqa: PLC0415
     from penstock.settings import load  # noqa: PLC0415
@@ -127,6 +128,7 @@ def emulator(
     http_port: Port | None = None,
     faults: bool = False,
     stream_close_after_s: Seconds | None = None,
+    insecure_bind: bool = False,
 ) -> int:
     """Run an embedded Pub/Sub, in memory, for Google's own clients: set PUBSUB_EMULATOR_HOST to its address.
 
@@ -142,8 +144,16 @@ def emulator(
         Let requests on the HTTP port make it fail, for tests.
     stream_close_after_s
         End each StreamingPull at this age, as the service does about every 30 minutes.
+    insecure_bind
+        Allow a host beyond loopback.
     """
     from penstock.emulator import EmulatorSettings, run  # noqa: PLC0415
+    from penstock.settings import is_loopback  # noqa: PLC0415
+
+    if not insecure_bind and not is_loopback(host):
+        raise InvalidOption(f"--host {host} is reachable from other machines; use 127.0.0.1, or say --insecure-bind")
+    if faults and http_port is None:
+        raise InvalidOption("--faults are asked for over HTTP: say --http-port N as well (0 takes any free one)")
 
     settings = EmulatorSettings(
         port=port, host=host, http_port=http_port, faults=faults, stream_close_after_s=stream_close_after_s
@@ -228,6 +238,15 @@ def status(*, daemon: str | None = None, json: bool = False) -> int:
     from penstock.cli.looking import status  # noqa: PLC0415
 
     return status(daemon, as_json=json)
+
+
+@app.command
+def settings() -> int:
+    """Print every setting of the daemon with its default, as a TOML file for `serve --config`."""
+    from penstock.settings import as_toml  # noqa: PLC0415
+
+    print(as_toml(), end="")
+    return DONE
 
 
 @app.command

@@ -8,6 +8,7 @@ not know what the settings do.
 
 from penstock.settings.address import is_loopback, split_address
 from penstock.settings.loading import load
+from penstock.settings.reference import as_toml
 from penstock.settings.rooms import LogSettings, PubSubSettings, ReservoirSettings, Settings
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PubSubSettings",
     "ReservoirSettings",
     "Settings",
+    "as_toml",
     "is_loopback",
     "load",
     "split_address",

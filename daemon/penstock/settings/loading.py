@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from penstock.errors import InvalidOption
+from penstock.settings.ranges import bounds
 from penstock.settings.rooms import Settings
 
 PREFIX = "PENSTOCK_"
@@ -25,8 +26,6 @@ CLIENT_VARIABLES = frozenset({"PENSTOCK_ENDPOINT"})
 
 _KUBERNETES = re.compile(r"PENSTOCK(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_\w+)?)")
 """What Kubernetes puts into every pod beside a Service called penstock or penstock-…; nobody asked for these."""
-
-_BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
 Tree = dict[str, Any]
 
@@ -145,15 +144,8 @@ def _field(path: list[str]) -> FieldInfo | None:
 
 def _allowed(field: FieldInfo | None) -> str:
     """The range, from the same constants that check it."""
-    bounds = list(_bounds(field)) if field else []
-    return f"; allowed: {' and '.join(bounds)}" if bounds else ""
-
-
-def _bounds(field: FieldInfo) -> Iterator[str]:
-    for constraint in field.metadata:
-        for name, sign in _BOUNDS:
-            if (bound := getattr(constraint, name, None)) is not None:
-                yield f"{sign} {bound}"
+    limits = bounds(field) if field else []
+    return f"; allowed: {' and '.join(limits)}" if limits else ""
 
 
 def _suggestion(key: str, room: type[BaseModel]) -> str:

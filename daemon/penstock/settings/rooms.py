@@ -31,8 +31,13 @@ class PubSubSettings(_Room):
     ack_deadline_s: int = Field(
         default=60, ge=10, le=600, description="lease asked for each message; extended at half-life"
     )
-    min_streams: int = Field(default=1, ge=1, le=100)
-    max_streams: int = Field(default=min(2 * _CORES, 100), ge=1, le=100, description="pull streams per subscription")
+    min_streams: int = Field(default=1, ge=1, le=100, description="pull streams per subscription, at least")
+    max_streams: int = Field(
+        default=min(2 * _CORES, 100),
+        ge=1,
+        le=100,
+        description="pull streams per subscription, at most; the default is twice the cores",
+    )
     jitter_ms: int = Field(default=500, ge=0, le=60_000, description="pull streams start at random within this time")
     max_buffer_age_s: float = Field(
         default=60.0, gt=0, description="pulling pauses when the oldest unsealed row is older"
@@ -72,8 +77,8 @@ class ReservoirSettings(_Room):
 class LogSettings(_Room):
     """Where log lines go is standard error; how they look is here."""
 
-    format: Literal["console", "json"] = "console"
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = Field(default="console", description="for people, or for machines")
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is logged")
 
 
 class Settings(_Room):
