@@ -1,96 +1,82 @@
-"""How much of what Spark could take does it get, from a Pub/Sub that is never the limit?
+"""How fast do messages reach Spark, beside Spark's own limit?
 
-Firehose → daemon → `pubsub` source → Spark's noop sink, acknowledged batch by batch, beside the same rows yielded from
-memory by a Python source. Both have the same Spark on all cores; the firehose and the daemon take theirs from it.
+firehose → daemon → Spark, everything on, into Spark's noop sink; beside it the same rows yielded from memory by a Python
+source (`floor_source`), in batches of the same size. Spark, its options and its slices are the same. The daemon's side has
+a server and a daemon on the same cores, the other has nothing: the ratio says what all of Pub/Sub's work costs.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 
 from benchmarks.children import Child, Children, children
 from benchmarks.daemon import daemon
-from benchmarks.firehose import figures
 from benchmarks.harness import Goal, Report, Row, Spread, main, middle, take_turns
-from benchmarks.messages import ACK_ID_CHARACTERS, Shape
-from benchmarks.spark_session import TASK_THREADS
+from benchmarks.messages import Shape
 
 GOALS = {"vs_spark_limit_1kb": Goal(0.35)}
-SHAPES = (Shape(1024, 1000), Shape(100, 1000))
-MEMORY_BATCH_BYTES = 256 << 20
-"""Data bytes of a batch from memory: large enough for a batch's fixed cost not to show, small enough for a second."""
-
-LEAST_S = 5.0
-"""Some batches, each of which takes most of a second."""
+SHAPES = {"1kb": Shape(1024, 1000), "100b": Shape(100, 1000)}
+SLICES = 2
+FIRST_BATCH_ROWS = {"1kb": 150_000, "100b": 600_000}
+"""For the limit's first turn only: later ones take the batch size that the daemon's turn had."""
 
 
 def run(seconds: float) -> Report:
-    """Each arm at both sizes, for `seconds` after a warm-up; twice and in turns when there is time."""
+    """Both sides in turns, at least `seconds` of whole batches each."""
     report = Report("end_to_end", goals=GOALS)
-    rounds = 1 if seconds < 2 * LEAST_S else 3
-    each = max(seconds / rounds, LEAST_S)
+    rounds = 1 if seconds < 8 else 2
     with children() as owned:
-        for shape in SHAPES:
+        for name, shape in SHAPES.items():
+            batch_rows = [FIRST_BATCH_ROWS[name]]
             arms = {
-                "spark from memory": functools.partial(from_memory, owned, shape, each),
-                "penstock": functools.partial(penstock, owned, shape, each),
+                "penstock": functools.partial(penstock, owned, shape, seconds / rounds, batch_rows),
+                "spark limit": functools.partial(limit, owned, shape, seconds / rounds, batch_rows),
             }
             rate = {}
             for arm, samples in take_turns(arms, rounds).items():
-                row = middle(samples, "messages_per_s")
-                rate[arm] = row["messages_per_s"]
-                spread = Spread.of([sample["messages_per_s"] for sample in samples])
+                row = middle(samples, "rows_per_s")
+                rate[arm] = row["rows_per_s"]
+                spread = Spread.of([sample["rows_per_s"] for sample in samples])
                 report.add(arm=arm, data_bytes=shape.data_bytes, **row, range=spread.range)
-            name = "1kb" if shape.data_bytes == 1024 else f"{shape.data_bytes}b"
-            report.ratios[f"vs_spark_limit_{name}"] = rate["penstock"] / rate["spark from memory"]
-    report.notes.append("cpu: seconds of CPU per GB of message data, by process; ms: of a batch, by Spark's own phases")
+            report.ratios[f"vs_spark_limit_{name}"] = rate["penstock"] / rate["spark limit"]
     return report
 
 
-def penstock(owned: Children, shape: Shape, seconds: float) -> Row:
-    """The whole way, with default settings on both sides."""
+def penstock(owned: Children, shape: Shape, seconds: float, batch_rows: list[int]) -> Row:
+    """The whole way. Leaves the size of its batches in `batch_rows`."""
     with owned.running("firehose", "benchmarks.firehose", "--prepare", shape.subscription) as firehose:
         port = firehose.expect("ready")
         with daemon(owned, port, shape.subscription) as (process, address):
-            before = figures(port)
-            options = (f"subscriptionId={shape.subscription}", f"daemons={address}")
-            row = _query(owned, shape, seconds, "pubsub", *options, firehose=firehose, daemon=process)
-            after = figures(port)
-    acked = (after.get("ack_bytes", 0) - before.get("ack_bytes", 0)) / (ACK_ID_CHARACTERS + 3)
-    if acked < row["messages_per_s"] * seconds / 2:
-        raise AssertionError(f"rows went through Spark, but only {acked:.0f} were acknowledged")
+            options = [f"subscriptionId={shape.subscription}", f"daemons={address}", f"numPartitions={SLICES}"]
+            row = _query(owned, "pubsub", options, shape, seconds, firehose=firehose, daemon=process)
+    batch_rows[:] = [row["rows_per_batch"]]
     return row
 
 
-def from_memory(owned: Children, shape: Shape, seconds: float) -> Row:
-    """Spark alone."""
-    rows = MEMORY_BATCH_BYTES // max(shape.data_bytes, 256)
-    options = (f"shape={shape.subscription}", f"rows={rows}", f"slices={TASK_THREADS}")
-    return _query(owned, shape, seconds, "bench_memory", *options)
+def limit(owned: Children, shape: Shape, seconds: float, batch_rows: list[int]) -> Row:
+    """Rows from memory."""
+    options = [f"subscription={shape.subscription}", f"rows={batch_rows[0]}", f"slices={SLICES}"]
+    return _query(owned, "from_memory", options, shape, seconds)
 
 
-def _query(owned: Children, shape: Shape, seconds: float, source: str, *options: str, **others: Child) -> Row:
-    arguments = ("benchmarks.spark_query", source, *options, "--seconds", str(seconds))
+def _query(owned: Children, source: str, options: list[str], shape: Shape, seconds: float, **beside: Child) -> Row:
+    arguments = ["benchmarks.spark_query", "throughput", "--format", source, "--seconds", str(seconds)]
+    for option in options:
+        arguments += ["--option", option]
     with owned.running("spark", *arguments) as spark:
         spark.expect("begin")
-        before = _cpu(spark, others)
+        before = spark.tree_cpu_s() | {name: child.cpu_s() for name, child in beside.items()}
         found = spark.expect("end")
-        used = {name: cpu - before[name] for name, cpu in _cpu(spark, others).items()}
+        after = spark.tree_cpu_s() | {name: child.cpu_s() for name, child in beside.items()}
     gigabytes = found["rows"] * shape.data_bytes / 1e9
-    cpu = {name: round(cpu_s / gigabytes, 2) for name, cpu_s in used.items()}
-    phases = {name: found["ms_per_batch"].get(name, 0) for name in ("triggerExecution", "addBatch", "latestOffset")}
+    cpu = {f"{name.replace(' ', '_')}_cpu_s_per_gb": round((after[name] - before[name]) / gigabytes, 2) for name in before}
     return {
-        "messages_per_s": round(found["rows"] / found["seconds"]),
+        "rows_per_s": round(found["rows"] / found["seconds"]),
         "data_mb_per_s": round(gigabytes * 1000 / found["seconds"]),
         "rows_per_batch": found["rows"] // found["batches"],
-        "cpu_s_per_gb": json.dumps(cpu).strip("{}").replace('"', ""),
-        "ms_per_batch": json.dumps(phases).strip("{}").replace('"', ""),
+        "batch_ms": round(found["batch_ms"]),
+        **cpu,
     }
-
-
-def _cpu(spark: Child, others: dict[str, Child]) -> dict[str, float]:
-    return {**{name: child.cpu_s() for name, child in others.items()}, **spark.tree_cpu_s()}
 
 
 if __name__ == "__main__":

@@ -1,92 +1,118 @@
-"""A Spark query as a process: `python -m benchmarks.spark_query FORMAT [OPTION=VALUE …]` into Spark's noop sink.
+"""A Spark query as a process of its own, for `end_to_end` and `latency`.
 
-Prints `begin` after a warm-up, and then `end` with rows, batches and seconds, taken between the starts of two batches,
-so that they are whole ones.
+`--format F --option K=V …` is the source. `throughput` writes to Spark's noop sink and prints `{"begin": …}`, then
+`{"end": {"seconds", "rows", "batches", "batch_ms"}}` over whole batches. `latency` expects a stamp (ns since the epoch) in
+`data` and prints `{"processed": ms}` for each row.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import os
+import statistics
+import sys
 import tempfile
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.sql import SparkSession
 
 from benchmarks.children import say
-from benchmarks.spark_rows import Appended, InMemory
-from benchmarks.spark_session import session
+from benchmarks.floor_source import FromMemory, OneRow
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+    from pyspark.sql.streaming import StreamingQuery
 
 WARM_UP_BATCHES = 3
-"""The JVM compiles in the first ones, and Python workers start."""
+"""The JVM compiles its inner loops meanwhile, and Python workers start."""
 
-WARM_UP_S = 6.0
-STALL_S = 60.0
-
-
-def run(source: str, options: dict[str, str], seconds: float) -> None:
-    """Until the first batch that starts `seconds` after the first one counted."""
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-spark-") as folder:
-        spark = session(Path(folder, "warehouse"))
-        spark.dataSource.register(InMemory)
-        spark.dataSource.register(Appended)
-        rows = spark.readStream.format(source).options(**options).load()
-        writer = rows.writeStream.format("noop").option("checkpointLocation", str(Path(folder, "checkpoint")))
-        query = writer.start()
-        try:
-            started = time.monotonic()
-            first = _next_batch(query, WARM_UP_BATCHES)
-            while time.monotonic() - started < WARM_UP_S:
-                first = _next_batch(query, first + 1)
-            say(begin=True)
-            begun = time.monotonic()
-            last = first
-            while time.monotonic() - begun < seconds:
-                last = _next_batch(query, last + 1)
-            say(end=_between(query, first, last))
-        finally:
-            query.stop()
-            spark.stop()
+POLL_S = 0.01
 
 
-def _next_batch(query: StreamingQuery, number: int) -> int:
-    """Wait until a batch of at least that number is finished; its number."""
-    end = time.monotonic() + STALL_S
-    while time.monotonic() < end:
+def session(cores: int) -> SparkSession:
+    """A local Spark with default settings but for its noise."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    spark = (
+        SparkSession.builder.master(f"local[{cores}]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.memory", "2g")
+        .config("spark.log.level", "ERROR")
+        .getOrCreate()
+    )
+    for source in (FromMemory, OneRow):
+        spark.dataSource.register(source)
+    return spark
+
+
+def throughput(rows: DataFrame, checkpoint: str, seconds: float, warm_up_s: float) -> None:
+    """Whole batches, from the end of one to the end of another."""
+    query = rows.writeStream.format("noop").option("checkpointLocation", checkpoint).start()
+    batches = _finished(query)
+    begun, warm = next(batches), time.perf_counter() + warm_up_s
+    while begun["batchId"] < WARM_UP_BATCHES or time.perf_counter() < warm:
+        begun = next(batches)
+    start = time.perf_counter()
+    say(begin=begun["batchId"])
+    total, times_ms = 0, []
+    for batch in batches:
+        total += batch["numInputRows"]
+        times_ms.append(batch["batchDuration"])
+        took = time.perf_counter() - start
+        if took >= seconds:
+            break
+    say(end={"seconds": took, "rows": total, "batches": len(times_ms), "batch_ms": statistics.median(times_ms)})
+    # The parent reads CPU times before it lets this process end.
+    time.sleep(60)
+
+
+def latency(rows: DataFrame, checkpoint: str) -> None:
+    """Each row as soon as a sink has it, until ended."""
+
+    def sink(batch: DataFrame, _batch_id: int) -> None:
+        stamps = [int(bytes(row.data)) for row in batch.select("data").collect()]
+        now = time.time_ns()
+        for stamp in stamps:
+            say(processed=(now - stamp) / 1e6)
+
+    rows.writeStream.foreachBatch(sink).option("checkpointLocation", checkpoint).start().awaitTermination()
+
+
+def _finished(query: StreamingQuery) -> Iterator[dict[str, Any]]:
+    """The progress of each batch with rows, once it has ended."""
+    told = -1
+    while True:
         if query.exception() is not None:
-            raise RuntimeError(f"the query ended: {query.exception()}")
-        done = [progress.batchId for progress in query.recentProgress[-1:]]
-        if done and done[0] >= number:
-            return int(done[0])
-        time.sleep(0.02)
-    raise RuntimeError(f"no batch was finished for {STALL_S:g} s")
+            raise RuntimeError(str(query.exception()))
+        for progress in query.recentProgress:
+            if progress["batchId"] > told and progress["numInputRows"]:
+                told = progress["batchId"]
+                yield progress
+        time.sleep(POLL_S)
 
 
-def _between(query: StreamingQuery, first: int, last: int) -> dict[str, Any]:
-    """Batches `first` to `last`, the last one excluded."""
-    progress = {p.batchId: p for p in query.recentProgress if p.numInputRows}
-    counted = [progress[number] for number in sorted(progress) if first <= number < last]
-    seconds = (_time(progress[last].timestamp) - _time(progress[first].timestamp)).total_seconds()
-    durations = [p.durationMs for p in counted]
-    phases = {key: round(sum(d.get(key, 0) for d in durations) / len(durations)) for key in durations[-1]}
-    return {
-        "rows": sum(p.numInputRows for p in counted),
-        "batches": len(counted),
-        "seconds": seconds,
-        "ms_per_batch": phases,
-    }
-
-
-def _time(said: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(said)
+def main() -> None:
+    """The process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["throughput", "latency"])
+    parser.add_argument("--format", required=True)
+    parser.add_argument("--option", action="append", default=[])
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--warm-up-s", type=float, default=5)
+    parser.add_argument("--cores", type=int, default=2)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as checkpoint:
+        reader = session(chosen.cores).readStream.format(chosen.format)
+        rows = reader.options(**dict(option.split("=", 1) for option in chosen.option)).load()
+        if chosen.what == "throughput":
+            throughput(rows, checkpoint, chosen.seconds, chosen.warm_up_s)
+        else:
+            latency(rows, checkpoint)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("format")
-    parser.add_argument("option", nargs="*")
-    parser.add_argument("--seconds", type=float, default=10)
-    chosen = parser.parse_args()
-    run(chosen.format, dict(option.split("=", 1) for option in chosen.option), chosen.seconds)
+    main()
