@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 """Every metric of the daemon; `/metrics` renders it."""
+
+# A second series beside each counter, with the time of its first use, which nothing reads.
+disable_created_metrics()
 
 _log = structlog.get_logger("penstock")
 
