@@ -109,6 +109,7 @@ class _Peer:
         self.up = True
         self.heartbeat_s = RETRY_LAST_S
         self.backlog: Backlog | None = None
+        self.held: set[int] = set()
         self.commits = PendingCommits(commit_ttl)
 
 
@@ -138,6 +139,7 @@ class Driver:
         self._fenced: ReaderFenced | None = None
         self._available_now: AvailableNow | None = None
         self._ended = False
+        self._left_out: dict[str, int] = {}
         self._turn = threading.Lock()  # held by a call that may open; `beat` skips its own open when it is taken
 
     # --- epochs -------------------------------------------------------------------------------------------------
@@ -248,7 +250,9 @@ class Driver:
         peer = self._peers[0]
         if not len(peer.commits) or self._reader is None:
             return None
-        request: CommitRequest = self._ask(CommitRequest, epochs=peer.commits.epochs(), task=True)
+        request: CommitRequest = self._ask(
+            CommitRequest, epochs=peer.commits.epochs(), excluded=tuple(self._left_out), task=True
+        )
         return request
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -258,16 +262,32 @@ class Driver:
             if finished.epoch:
                 peer.commits.add(finished.finished())
             if len(peer.commits):
-                epochs = peer.commits.epochs()
-                reply = self._patiently(peer, "commit", functools.partial(self._ask, CommitRequest, epochs=epochs))
+                request = functools.partial(
+                    self._ask, CommitRequest, epochs=peer.commits.epochs(), excluded=tuple(self._left_out)
+                )
+                reply = self._patiently(peer, "commit", request)
                 if gone := peer.commits.settle(reply):
                     self.gone_batches += gone
                     _LOG.warning("%d finished batches were gone at %s: their rows come again", gone, peer.node.endpoint)
+        oldest = finished.epoch - self.settings.commit_ttl
+        self._left_out = {batch: epoch for batch, epoch in self._left_out.items() if epoch > oldest}
 
     def _seal_if_due(self, start: Offset, limits: Limits) -> Offset | None:
-        if limits.min_rows is not None and not any(limits.met(self._backlog(peer)) for peer in self._peers):
-            return None
+        if limits.min_rows is not None:
+            due = [limits.met(self._backlog(peer)) for peer in self._peers]
+            if not any(due) and not self._was_sealed(start.epoch + 1):
+                return None
         return self._seal(start, limits)
+
+    def _was_sealed(self, epoch: int) -> bool:
+        """Whether a node said at `open` that it has a batch of this epoch, which a driver before this one sealed.
+
+        Such rows are in no backlog. True at most once, since the batch may be gone by then.
+        """
+        found = any(epoch in peer.held for peer in self._peers)
+        for peer in self._peers:
+            peer.held.discard(epoch)
+        return found
 
     def _seal(self, start: Offset, limits: Limits) -> Offset | None:
         named: dict[str, NamedBatch] = {}
@@ -290,6 +310,8 @@ class Driver:
         while not self._ended:
             (peer,) = self._peers
             verdict = rule.judge(self._backlog(peer), self._clock())
+            if self._was_sealed(start.epoch + 1):
+                verdict = Verdict.TAKE
             if verdict is Verdict.TAKE and (sealed := self._seal(start, limits)) is not None:
                 return sealed
             self._ended = verdict is Verdict.END
@@ -307,6 +329,8 @@ class Driver:
             reply: PlanReply = self._patiently(peer, "plan", request)
         except BatchGone as error:
             self.gone_batches += 1
+            # Should the node that has it come back under this address, the commit must not acknowledge it.
+            self._left_out[named.batch] = epoch
             _LOG.warning(
                 "batch of epoch %d on node %s is left out, its %d rows come again: %s", epoch, node, named.rows, error
             )
@@ -366,7 +390,8 @@ class Driver:
             _LOG.warning(
                 "the daemon at %s was restarted without its batches: their rows come again", peer.node.endpoint
             )
-        peer.id, peer.heartbeat_s, peer.opened = reply.node, reply.heartbeat_s, True
+        peer.id, peer.heartbeat_s, peer.held = reply.node, reply.heartbeat_s, set(reply.held)
+        peer.opened = True
 
     def _call(self, peer: _Peer, action: str, request: Request) -> Any:
         if self._fenced is not None:

@@ -1,0 +1,69 @@
+"""A driver that takes over from one that died, or whose node was another for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.client.daemon import SUBSCRIPTION, Daemon
+
+from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings
+
+START = Offset.initial("consumer-1", SUBSCRIPTION)
+ANY = Limits()
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with Daemon() as daemon:
+        yield daemon
+
+
+def driver(*daemons: Daemon) -> Driver:
+    settings = ReaderSettings(subscription=SUBSCRIPTION, node_wait_s=10.0)
+    return Driver("consumer-1", settings, [NodeClient(daemon.endpoint) for daemon in daemons])
+
+
+def sealed_by_a_driver_that_died(daemon: Daemon) -> Offset:
+    before = driver(daemon)
+    before.latest(START, ANY)
+    daemon.publish(5)
+    end = before.latest(START, ANY)
+    assert end is not None
+    return end
+
+
+def test_a_batch_sealed_before_is_taken_though_the_backlog_is_below_the_minimum(daemon: Daemon) -> None:
+    end = sealed_by_a_driver_that_died(daemon)
+    after = driver(daemon)
+    few = Limits(min_rows=1000, max_delay_s=3600)
+    assert after.latest(START, few) == end
+    assert after.latest(end, few) is None
+
+
+def test_a_batch_sealed_before_is_taken_by_a_query_that_takes_what_is_there(daemon: Daemon) -> None:
+    end = sealed_by_a_driver_that_died(daemon)
+    daemon.streams_open_since = 0.0
+    after = driver(daemon)
+    after.take_what_is_there(0.1)
+    assert after.latest(START, ANY) == end
+    assert after.latest(end, ANY) is None
+    assert after.ended
+    assert len(daemon.acknowledged()) == 5
+
+
+def test_a_batch_that_a_plan_left_out_is_given_back_and_never_acknowledged(daemon: Daemon) -> None:
+    one = driver(daemon)
+    one.latest(START, ANY)
+    daemon.publish(5)
+    end = one.latest(START, ANY)
+    assert end is not None
+    # The address leads to another node while Spark plans, and back to the first one for the commit.
+    with Daemon() as other:
+        (peer,) = one._peers
+        first, peer.node = peer.node, NodeClient(other.endpoint)
+        assert one.plan(START, end, 2) == []
+        peer.node = first
+        assert one.latest(end, ANY) is None
+    assert not daemon.acknowledged()
+    assert len(daemon.service.released) == 5
