@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # What a test run is given: make test TESTS="tests/reservoir -k sealed".
 TESTS ?= tests
-BENCHMARKS ?= decode ingest serve end_to_end memory latency
+BENCHMARKS ?=
 BENCH_SECONDS ?= 5
 BENCH_RESULTS ?= benchmarks/results
 
@@ -45,11 +45,8 @@ format: setup ## Lay the code out, and mend what can be mended.
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: setup ## The short form of every benchmark; results as JSON in benchmarks/results.
-	mkdir -p $(BENCH_RESULTS)
-	set -e; for question in $(BENCHMARKS); do \
-		$(BIN)/python -m benchmarks.$$question --seconds $(BENCH_SECONDS) --json $(BENCH_RESULTS)/$$question.json; \
-	done
+bench: setup ## The short form of every benchmark; results as JSON in benchmarks/results. BENCHMARKS="serve decode" some.
+	$(BIN)/python -m benchmarks --seconds $(BENCH_SECONDS) --json $(BENCH_RESULTS) $(BENCHMARKS)
 
 # Names, versions and hashes for Python 3.11 to 3.14; where they are downloaded from is not in the file.
 lock: ## Write requirements-dev.lock anew (needs uv); UPGRADE=--upgrade takes the newest of all.
