@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import google.auth
@@ -19,7 +22,7 @@ from penstock.settings import PubSubSettings
 GLOBAL_ENDPOINT = "pubsub.googleapis.com:443"
 SCOPES = ("https://www.googleapis.com/auth/pubsub",)
 STREAMS_PER_CHANNEL = 100
-"""HTTP/2 streams that the service allows on one connection."""
+"""HTTP/2 streams that the service allows on one connection (https://cloud.google.com/pubsub/docs/pull)."""
 
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", -1),
@@ -32,11 +35,13 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.max_pings_without_data", 0),
     # Retries are ours: they must be seen and counted, and an ack that was given up must not be sent behind our back.
     ("grpc.enable_retries", 0),
+    # Each channel its own connection: otherwise gRPC gives channels to the same target the same one.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
 class PubSubChannel:
-    """An async context manager around one `grpc.aio` channel to the service, or to `PUBSUB_EMULATOR_HOST`.
+    """An async context manager around the `grpc.aio` channels to the service, or to `PUBSUB_EMULATOR_HOST`.
 
     Raises `google.auth.exceptions.GoogleAuthError` on entry when there are no credentials.
     """
@@ -46,28 +51,20 @@ class PubSubChannel:
         self.emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
         self.credentials: Any = None
         self._channel: grpc.aio.Channel | None = None
+        self._lanes: list[_Lane] = []
 
     async def __aenter__(self) -> Self:
         """Find credentials, which may ask a metadata server, and connect lazily."""
-        if self.emulator:
-            self._channel = grpc.aio.insecure_channel(self.emulator, options=_OPTIONS)
-        else:
+        if not self.emulator:
             self.credentials = await asyncio.to_thread(_credentials, self.settings)
-            # The plugin fetches a fresh token for every call whose last one is about to expire, so that reopened
-            # streams never carry a stale one.
-            plugin = google.auth.transport.grpc.AuthMetadataPlugin(
-                self.credentials, google.auth.transport.requests.Request()
-            )
-            secure = grpc.composite_channel_credentials(
-                grpc.ssl_channel_credentials(), grpc.metadata_call_credentials(plugin)
-            )
-            self._channel = grpc.aio.secure_channel(self.settings.endpoint or GLOBAL_ENDPOINT, secure, options=_OPTIONS)
+        self._channel = self._connect()
         return self
 
     async def __aexit__(self, *_error: object) -> None:
         """Close; running calls are cancelled."""
-        if self._channel is not None:
-            await self._channel.close()
+        for channel in (self._channel, *(lane.channel for lane in self._lanes)):
+            if channel is not None:
+                await channel.close()
 
     @property
     def raw(self) -> grpc.aio.Channel:
@@ -79,14 +76,54 @@ class PubSubChannel:
         """A unary call of `google.pubsub.v1.{service}`, bytes to bytes."""
         return self.raw.unary_unary(f"/google.pubsub.v1.{service}/{method}")
 
-    def streaming_pull(self) -> grpc.aio.StreamStreamMultiCallable:
-        """StreamingPull, bytes to bytes."""
-        return self.raw.stream_stream("/google.pubsub.v1.Subscriber/StreamingPull")
+    @contextlib.contextmanager
+    def streaming_pull(self) -> Iterator[grpc.aio.StreamStreamCall[bytes, bytes]]:
+        """A StreamingPull call, bytes to bytes; cancelled at the end of the block.
+
+        On a connection of its own kind: unary calls never wait behind the bytes of pull streams, and at most
+        `STREAMS_PER_CHANNEL` of these share one. Beyond that number gRPC would queue a call without a word.
+        """
+        lane = next((lane for lane in self._lanes if lane.streams < STREAMS_PER_CHANNEL), None)
+        if lane is None:
+            lane = _Lane(self._connect())
+            self._lanes.append(lane)
+        lane.streams += 1
+        call = lane.channel.stream_stream("/google.pubsub.v1.Subscriber/StreamingPull")()
+        try:
+            yield call
+        finally:
+            lane.streams -= 1
+            call.cancel()
+
+    def _connect(self) -> grpc.aio.Channel:
+        if self.emulator:
+            return grpc.aio.insecure_channel(self.emulator, options=_OPTIONS)
+        return grpc.aio.secure_channel(
+            self.settings.endpoint or GLOBAL_ENDPOINT, _channel_credentials(self.credentials), options=_OPTIONS
+        )
+
+
+@dataclass
+class _Lane:
+    """A connection for pull streams, and how many it carries."""
+
+    channel: grpc.aio.Channel
+    streams: int = 0
+
+
+def _channel_credentials(credentials: Any) -> grpc.ChannelCredentials:
+    """TLS, and a token for each call.
+
+    The plugin refreshes one that is about to expire, so that a reopened stream never carries a stale one.
+    """
+    plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
+    return grpc.composite_channel_credentials(grpc.ssl_channel_credentials(), grpc.metadata_call_credentials(plugin))
 
 
 def _credentials(settings: PubSubSettings) -> Any:
     if settings.credentials_file:
-        found = service_account.Credentials.from_service_account_file(settings.credentials_file, scopes=SCOPES)
+        from_file: Any = service_account.Credentials.from_service_account_file
+        found = from_file(settings.credentials_file, scopes=SCOPES)
     else:
         found, _project = google.auth.default(scopes=SCOPES)
     if settings.impersonate:

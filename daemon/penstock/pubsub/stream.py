@@ -1,0 +1,258 @@
+"""One line of pull streams: opened, read, kept alive, reopened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+import pyarrow as pa
+
+from penstock.clock import Clock
+from penstock.errors import SubscriptionFailed
+from penstock.pubsub import wire
+from penstock.pubsub.backoff import Backoff
+from penstock.pubsub.channel import PubSubChannel
+from penstock.pubsub.gathering import Gathering
+from penstock.pubsub.verdict import Ending, Pulse, Sign, Verdict, judge
+from penstock.reservoir.ports import ChunkSink
+from penstock.settings import PubSubSettings
+from penstock.telemetry import events
+
+LOOK_S = 5.0
+"""How often a stream's life signs are looked at: how late a keep-alive or the end of a silent stream may be."""
+
+WINDOW_BYTES = 8 << 20
+"""At most about this much of a stream waits in gRPC's buffers while it is not read: its window and one response."""
+
+GIVE_BACK_S = 0.5
+"""How long a stream that is closed unread is waited for, to give back what it held."""
+
+KEEP_ALIVE_WRITE_S = 10.0
+"""A stream that does not take a keep-alive of a few bytes for so long is dead: its window would have been full."""
+
+_MESSAGES = b"\x0a"
+"""The tag of `received_messages`, the first field: a response without it has no messages."""
+
+_LONG = 4.0
+"""RESOURCE_EXHAUSTED backs off this many times longer: the quota of a whole project is shared."""
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+
+
+@dataclass
+class PullStatistics:
+    """Counts since the start. `all_open_since` is the clock's time, None while a stream is not open."""
+
+    streams: int = 0
+    all_open_since: float | None = None
+    responses: int = 0
+    messages: int = 0
+    bytes: int = 0
+    undecodable: int = 0
+    reconnects: int = 0
+
+    def figures(self) -> dict[str, float | None]:
+        """For `status` and metrics."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the pull streams of a subscription share."""
+
+    channel: PubSubChannel
+    subscription: str
+    settings: PubSubSettings
+    sink: ChunkSink
+    first_request: bytes
+    clock: Clock
+    rng: random.Random
+    statistics: PullStatistics
+    release: Callable[[Sequence[pa.Array]], None] | None
+    learn: Callable[[wire.Properties], None]
+
+
+class PullStream:
+    """One pull stream after another under one number. Its owner runs `run`, `stay_alive` and `hand_over` together."""
+
+    def __init__(self, number: int, shared: Shared) -> None:
+        self.number = number
+        self.open_since: float | None = None
+        self.interval_bytes = 0
+        self._shared = shared
+        self._call: Call | None = None
+        self._pulse = Pulse(shared.clock())
+        self._backoff = Backoff(shared.rng)
+        self._gathering = Gathering(shared.clock, self._deliver, self._refuse)
+        self._undecodable = False
+        self._hasty_at = float("-inf")
+
+    async def run(self) -> None:
+        """Keep one stream open. Raises `SubscriptionFailed`. Cancellation closes it; what was read is handed over."""
+        shared = self._shared
+        await asyncio.sleep(shared.rng.uniform(0, shared.settings.jitter_ms / 1000))
+        while True:
+            verdict = await self._attempt()
+            shared.statistics.reconnects += 1
+            if verdict is Verdict.RESUME:
+                await shared.sink.wait_resumed()
+            elif verdict is not Verdict.NOW:
+                await asyncio.sleep(self._backoff.next_s(scale=_LONG if verdict is Verdict.BACK_OFF_LONG else 1))
+
+    async def hand_over(self) -> None:
+        """Decode what waits for more and gets none."""
+        await self._gathering.run()
+
+    async def stay_alive(self) -> None:
+        """Say that we are here; close a stream that has been silent for too long."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            call, now = self._call, self._shared.clock()
+            if call is None or self.open_since is None:
+                continue
+            sign = self._pulse.sign(now, paused=self._shared.sink.paused)
+            if sign is Sign.GIVE_UP:
+                events.StreamSilent(subscription=self._shared.subscription, stream=self.number).emit()
+                call.cancel()
+            elif sign is Sign.KEEP_ALIVE:
+                self._pulse.say(now)
+                await _write_keep_alive(call)
+
+    async def _attempt(self) -> Verdict:
+        """One stream from its opening to its end. Raises `SubscriptionFailed`."""
+        shared = self._shared
+        started = shared.clock()
+        pulse = self._pulse = Pulse(started)
+        self._undecodable = False
+        with shared.channel.streaming_pull() as call:
+            self._call = call
+            events.StreamOpened(subscription=shared.subscription, stream=self.number).emit()
+            try:
+                await call.write(shared.first_request)
+                self.open_since = shared.clock()
+                if await self._read(call):
+                    await self._give_back(call)
+                    return Verdict.RESUME
+                code, details = await call.code(), await call.details() or ""
+            except grpc.aio.AioRpcError as error:
+                code, details = error.code(), error.details() or ""
+            except asyncio.CancelledError:
+                if _being_cancelled():
+                    raise
+                code, details = grpc.StatusCode.CANCELLED, "closed by this side"
+            finally:
+                self._call = self.open_since = None
+                self._gathering.decode()
+        now = shared.clock()
+        return self._judge(Ending(code, details, now - started, pulse.heard, now - self._hasty_at))
+
+    def _judge(self, ending: Ending) -> Verdict:
+        """Act on what the end of a stream means. Raises `SubscriptionFailed`."""
+        name, verdict = self._shared.subscription, judge(ending)
+        if self._undecodable:
+            return Verdict.BACK_OFF
+        code, details = ending.code.name, ending.details
+        if verdict is Verdict.FATAL:
+            events.SubscriptionFailed(subscription=name, code=code, error=details).emit()
+            raise SubscriptionFailed(f"{name}: {code}: {details}", subscription=name, service_code=code)
+        events.StreamClosed(subscription=name, stream=self.number, code=code, error=details).emit()
+        if verdict is Verdict.NOW:
+            self._backoff.reset()
+            if not ending.healthy:
+                self._hasty_at = self._shared.clock()
+        return verdict
+
+    async def _read(self, call: Call) -> bool:
+        """Read to the end of the stream; True when it was not read for so long that it must be closed."""
+        sink, clock, pulse, gathering = self._shared.sink, self._shared.clock, self._pulse, self._gathering
+        statistics, read = self._shared.statistics, call.read
+        while True:
+            if sink.paused:
+                gathering.decode()
+                if not await self._stand_still():
+                    return True
+            raw = await read()
+            if raw is grpc.aio.EOF:
+                return False
+            size = len(raw)
+            self.interval_bytes += size
+            statistics.bytes += size
+            statistics.responses += 1
+            if not pulse.heard:
+                self._learn(raw)
+            pulse.hear(clock(), empty=not raw.startswith(_MESSAGES))
+            gathering.add(raw)
+
+    async def _stand_still(self) -> bool:
+        """Wait until messages are welcome; False after half the ack deadline, when what is unread gets too old."""
+        shared, since = self._shared, self._shared.clock()
+        try:
+            async with asyncio.timeout(shared.settings.ack_deadline_s / 2):
+                await shared.sink.wait_resumed()
+        except TimeoutError:
+            return False
+        self._pulse.resume(shared.clock())
+        self._gathering.age(since, WINDOW_BYTES)
+        return True
+
+    async def _give_back(self, call: Call) -> None:
+        """Release what a stream holds that was not read in time, so that it comes again before its deadline."""
+        release = self._shared.release
+        if release is None:
+            return
+        held: list[bytes] = []
+        size = 0
+        with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+            async with asyncio.timeout(GIVE_BACK_S):
+                while size < WINDOW_BYTES and (raw := await call.read()) is not grpc.aio.EOF:
+                    held.append(raw)
+                    size += len(raw)
+        good, _bad = wire.decode_each(held)
+        release([decoded.ack_ids for decoded in good])
+
+    def _learn(self, response: bytes) -> None:
+        """The properties of the subscription, from the first response of a stream."""
+        with contextlib.suppress(wire.Undecodable):  # whoever decodes it says so
+            found = wire.properties(response)
+            if found is not None:
+                self._shared.learn(found)
+
+    def _deliver(self, decoded: wire.Decoded, received_at: float) -> None:
+        self._shared.statistics.messages += decoded.rows.num_rows
+        self._shared.sink.receive(decoded.rows, decoded.ack_ids, received_at)
+
+    def _refuse(self, error: wire.Undecodable) -> None:
+        """Drop a response unacknowledged and give up the stream it came on."""
+        self._shared.statistics.undecodable += 1
+        events.ResponseUndecodable(
+            subscription=self._shared.subscription, stream=self.number, error=str(error)
+        ).emit()
+        self._undecodable = True
+        if self._call is not None:
+            self._call.cancel()
+
+
+async def _write_keep_alive(call: Call) -> None:
+    """Send one. A stream that has ended is `run`'s to judge; one that takes no byte for so long is ended here."""
+    try:
+        async with asyncio.timeout(KEEP_ALIVE_WRITE_S):
+            await call.write(wire.HEARTBEAT)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass
+    except TimeoutError:
+        call.cancel()
+    except asyncio.CancelledError:
+        if _being_cancelled():
+            raise
+
+
+def _being_cancelled() -> bool:
+    """Whether this task was asked to end, and not only its gRPC call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
