@@ -1,4 +1,6 @@
-"""Benchmarks: one module per question, `python -m benchmarks.NAME [--seconds S] [--json PATH]`; all: `python -m benchmarks`.
+"""Benchmarks: one module per question, `python -m benchmarks.NAME [--seconds S] [--json PATH]`.
+
+All of them, one after another: `python -m benchmarks`.
 
 What they share: `harness` (arguments, table, JSON, medians), `children` (processes with an owner and their CPU),
 `messages` and `firehose` (a Pub/Sub server whose responses are encoded beforehand, so that it is not the limit).

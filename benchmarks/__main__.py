@@ -32,7 +32,7 @@ def main() -> int:
         if chosen.json:
             chosen.json.mkdir(parents=True, exist_ok=True)
             command += ["--json", str(chosen.json / f"{name}.json")]
-        if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own modules
+        if subprocess.run(command, check=False).returncode:
             failed.append(name)
     print(f"{time.monotonic() - start:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0

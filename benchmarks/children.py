@@ -40,13 +40,13 @@ class Child:
         self.name = name
         self._log = log
         with log.open("wb") as errors:
-            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **environment},
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                env={**_ordinary(os.environ), **environment},
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no benchmark has threads yet
             )
         self._ps = psutil.Process(self.process.pid)
 
@@ -59,8 +59,7 @@ class Child:
                 if isinstance(said, dict) and event in said:
                     return said[event]
         self.process.wait(END_WAIT_S)
-        tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
-        raise ChildFailed(f"{self.name} ended ({self.process.returncode}) before it said {event!r}:\n{tail}")
+        raise self._failed(f"ended ({self.process.returncode}) before it said {event!r}")
 
     def wait_listening(self, port: int, timeout_s: float = READY_WAIT_S) -> None:
         """For children that say nothing: wait until the port answers. Raises `ChildFailed`."""
@@ -69,9 +68,12 @@ class Child:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
             if self.process.poll() is not None or time.monotonic() > end:
-                tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
-                raise ChildFailed(f"{self.name} does not listen on port {port}:\n{tail}")
+                raise self._failed(f"does not listen on port {port}")
             time.sleep(0.05)
+
+    def _failed(self, what: str) -> ChildFailed:
+        tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+        return ChildFailed(f"{self.name} {what}:\n{tail}")
 
     def cpu_s(self) -> float:
         """CPU seconds so far of the process itself."""
@@ -177,6 +179,11 @@ def free_port() -> int:
 def say(**event: Any) -> None:
     """For children: one line to the parent."""
     print(json.dumps(event), flush=True)
+
+
+def _ordinary(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the switch that makes every Python process, and so every Spark worker, compile all it imports anew."""
+    return {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _end_with_parent() -> None:

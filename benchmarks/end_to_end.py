@@ -1,8 +1,9 @@
 """How fast do messages reach Spark, beside Spark's own limit?
 
-firehose → daemon → Spark, everything on, into Spark's noop sink; beside it the same rows yielded from memory by a Python
-source (`floor_source`), in batches of the same size. Spark, its options and its slices are the same. The daemon's side has
-a server and a daemon on the same cores, the other has nothing: the ratio says what all of Pub/Sub's work costs.
+firehose → daemon → Spark, everything on, into Spark's noop sink; beside it the same rows yielded from memory by a
+Python source (`floor_source`), in batches of the same size. Spark, its options and its slices are the same. The
+daemon's side has a server and a daemon on the same cores, the other has nothing: the ratio says what all of Pub/Sub's
+work costs.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def _query(owned: Children, source: str, options: list[str], shape: Shape, secon
         found = spark.expect("end")
         after = spark.tree_cpu_s() | {name: child.cpu_s() for name, child in beside.items()}
     gigabytes = found["rows"] * shape.data_bytes / 1e9
-    cpu = {f"{name.replace(' ', '_')}_cpu_s_per_gb": round((after[name] - before[name]) / gigabytes, 2) for name in before}
+    cpu = {
+        f"{name.replace(' ', '_')}_cpu_s_per_gb": round((after[name] - before[name]) / gigabytes, 2) for name in before
+    }
     return {
         "rows_per_s": round(found["rows"] / found["seconds"]),
         "data_mb_per_s": round(gigabytes * 1000 / found["seconds"]),

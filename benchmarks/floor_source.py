@@ -1,7 +1,7 @@
 """Spark's own limit: Python sources whose rows are in memory already. No network, no daemon, no acknowledgement.
 
-`FromMemory` yields the same rows as the `pubsub` format would, in as many slices and of the same batch size. `OneRow` makes
-a row whenever a while has passed, stamped at the moment in which Spark asks for it.
+`FromMemory` yields the same rows as the `pubsub` format would, in as many slices and of the same batch size. `OneRow`
+makes a row whenever a while has passed, stamped at the moment in which Spark asks for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -62,7 +62,7 @@ class FromMemory(_Source):
 class FromMemoryReader(DataSourceStreamReader):
     """The offset is the number of rows so far."""
 
-    def __init__(self, options: dict[str, str]) -> None:
+    def __init__(self, options: Mapping[str, str]) -> None:
         self._subscription = options["subscription"]
         self._rows = int(options["rows"])
         self._slices = int(options["slices"])
@@ -79,7 +79,7 @@ class FromMemoryReader(DataSourceStreamReader):
         """Equal slices."""
         return [Slice((end["rows"] - start["rows"]) // self._slices) for _ in range(self._slices)]
 
-    def read(self, partition: Slice) -> Iterator[pa.RecordBatch]:
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Rows of the templates, over and over."""
         left = partition.value
         while left > 0:
@@ -119,7 +119,7 @@ class OneRowReader(DataSourceStreamReader):
         """One."""
         return [Slice(end["at_ns"])]
 
-    def read(self, partition: Slice) -> Iterator[pa.RecordBatch]:
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """The row."""
         row = {"message_id": "1", "data": json.dumps(partition.value).encode(), "attributes": {}}
         yield pa.RecordBatch.from_pylist([row], schema=ROWS_SCHEMA)

@@ -96,7 +96,7 @@ def take_turns(arms: Mapping[str, Callable[[], Row]], rounds: int) -> dict[str, 
     """Each arm once per round, in changing order: a machine that gets slower slows both."""
     found: dict[str, list[Row]] = {name: [] for name in arms}
     for number in range(rounds):
-        names = list(arms) if number % 2 == 0 else list(reversed(arms))
+        names = list(arms) if number % 2 == 0 else list(arms)[::-1]
         for name in names:
             found[name].append(arms[name]())
     return found

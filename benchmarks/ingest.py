@@ -1,8 +1,8 @@
 """How fast does a daemon take messages in, beside Google's Python client and beside bare gRPC?
 
 One server, one receiving process, one shape of responses at a time. The daemon runs as in production: leases, seals
-each 100 ms and commits go on, so that every message taken in is acknowledged as well; nobody reads the batches. The bare
-receiver does nothing with what it gets. Google's client acknowledges in its callback.
+each 100 ms and commits go on, so that every message taken in is acknowledged as well; nobody reads the batches. The
+bare receiver does nothing with what it gets. Google's client acknowledges in its callback.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def run(seconds: float) -> Report:
                     spread = Spread.of([sample["messages_per_s"] for sample in samples])
                     rate[arm, shape] = row["messages_per_s"]
                     size = shape.data_bytes
-                    report.add(arm=arm, data_bytes=size, messages_per_response=shape.messages, **row, range=spread.range)
+                    report.add(
+                        arm=arm, data_bytes=size, messages_per_response=shape.messages, **row, range=spread.range
+                    )
                     if arm == "penstock" and size == 100:
                         report.rows[-1]["messages_per_s_100b"] = row["messages_per_s"]
     ratios = {

@@ -1,8 +1,8 @@
 """How long from a publish to the sink, one message at a time, beside Spark's own floor?
 
 publish → emulator → daemon → Spark (`foreachBatch`), trigger of 0 s; the clock starts before the publish request. The
-floor is a Python source that makes a row and stamps it when Spark asks: what is left is Spark's own batch. On both sides
-the query is idle before each message.
+floor is a Python source that makes a row and stamps it when Spark asks: what is left is Spark's own batch. On both
+sides the query is idle before each message.
 """
 
 from __future__ import annotations

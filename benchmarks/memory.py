@@ -1,8 +1,9 @@
 """How much memory does a daemon take while the reader stands still and far more is offered than its budget?
 
-Two servers. The firehose ignores flow control and offers without end: what bounds the daemon is the daemon. The emulator
-holds ten times the budget, keeps to flow control, and knows every message: when the reader wakes, all of them must come.
-The reader has sealed one batch, keeps contact and neither reads nor commits. RssAnon is sampled all the while.
+Two servers. The firehose ignores flow control and offers without end: what bounds the daemon is the daemon. The
+emulator holds ten times the budget, keeps to flow control, and knows every message: when the reader wakes, all of them
+must come. The reader has sealed one batch, keeps contact and neither reads nor commits. RssAnon is sampled all
+the while.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def run(seconds: float) -> Report:
             with daemon(owned, port, SUBSCRIPTION, *FLAGS) as (process, address), NodeClient(address) as node:
                 empty = process.anonymous_bytes()
                 driver = Driver(node, SUBSCRIPTION)
-                row, sealed = _stand_still(driver, process, seconds)
+                row, _ = _stand_still(driver, process, seconds)
                 found = _wake(driver, address, process)
                 row["anon_mb"] = max(row["anon_mb"], found.pop("anon_mb"))
                 report.add(server="emulator", budget_mb=BUDGET_MB, empty_rss_anon_mb=empty >> 20, **row, **found)

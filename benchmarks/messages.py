@@ -39,7 +39,7 @@ class Shape:
 def responses(shape: Shape, *, attributes: int = 2) -> list[bytes]:
     """Different responses of one shape: message IDs, ack IDs and data vary from message to message and among them."""
     count = max(2, min(64, TEMPLATE_BYTES // (shape.messages * (shape.data_bytes + 300))))
-    rng = random.Random(0)  # noqa: S311 - the same bytes in every run
+    rng = random.Random(0)
     return [_response(shape, rng, number * shape.messages, attributes) for number in range(count)]
 
 

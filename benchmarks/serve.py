@@ -66,7 +66,9 @@ def run(seconds: float) -> Report:
                 times_ms = _round_trips(call, min(seconds / 3, 2.0))
                 quantiles = statistics.quantiles(times_ms, n=100)
                 report.add(arm=name, what="action", median_ms=round(quantiles[49], 3), p99_ms=round(quantiles[98], 3))
-            report.ratios["empty_seal_median_ms"] = next(r["median_ms"] for r in report.rows if r["arm"] == "empty seal")
+            report.ratios["empty_seal_median_ms"] = next(
+                r["median_ms"] for r in report.rows if r["arm"] == "empty seal"
+            )
             client.close()
     return report
 

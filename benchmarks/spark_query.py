@@ -1,8 +1,8 @@
 """A Spark query as a process of its own, for `end_to_end` and `latency`.
 
 `--format F --option K=V …` is the source. `throughput` writes to Spark's noop sink and prints `{"begin": …}`, then
-`{"end": {"seconds", "rows", "batches", "batch_ms"}}` over whole batches. `latency` expects a stamp (ns since the epoch) in
-`data` and prints `{"processed": ms}` for each row.
+`{"end": {"seconds", "rows", "batches", "batch_ms"}}` over whole batches. `latency` expects a stamp (ns since the epoch)
+in `data` and prints `{"processed": ms}` for each row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.floor_source import FromMemory, OneRow
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-    from pyspark.sql.streaming import StreamingQuery
+    from pyspark.sql.streaming.query import StreamingQuery
 
 WARM_UP_BATCHES = 3
 """The JVM compiles its inner loops meanwhile, and Python workers start."""

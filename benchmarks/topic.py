@@ -66,7 +66,8 @@ def numbers(data: pa.Array) -> np.ndarray:
     """The numbers of such messages, from their data column."""
     offsets = np.frombuffer(data.buffers()[1], np.int32, len(data) + 1, data.offset * 4)
     octets = np.frombuffer(data.buffers()[2], np.uint8)
-    return octets[offsets[:-1, None] + np.arange(8)].copy().view(">u8").ravel()
+    found: np.ndarray = octets[offsets[:-1, None] + np.arange(8)].copy().view(">u8").ravel()
+    return found
 
 
 def _numbered(first: int, count: int, data_bytes: int) -> pa.RecordBatch:
