@@ -3,104 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 
 import grpc
 import grpc.aio
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from google.rpc import error_details_pb2, status_pb2
 
 from penstock.clock import Clock
 from penstock.pubsub import wire
 from penstock.pubsub.backoff import Backoff
 from penstock.pubsub.channel import PubSubChannel
+from penstock.pubsub.pending import Job, Line, Request
+from penstock.pubsub.refusal import Flood, Mask, Refusal, refusal
 from penstock.reservoir.ports import AckOutcome
 from penstock.telemetry import events
 
-IN_FLIGHT = 8
-"""Requests at once: enough to hide 100 ms of latency at 200,000 acks a second."""
+SENDERS = 6
+"""Requests at once of any kind: enough to hide 100 ms of latency at 150,000 acks a second."""
+LEASE_SENDERS = 2
+"""More of them, for extensions and releases only: acks that back off must not let leases run out."""
 
 CALL_TIMEOUT_S = 10.0
 RELEASE_ATTEMPTS = 3
 """A release that fails this often is left to the deadline, which gives the messages back as well."""
 
-# The service will never take these IDs: the subscription is gone, or they are malformed.
-_HOPELESS = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION}
-_STATUS_DETAILS = "grpc-status-details-bin"
-
-
-@dataclass
-class _Job:
-    """One call of the port, until every ID of it is settled."""
-
-    left: int
-    settled: Callable[[AckOutcome], None]
-    lost: int = 0
-    total: int = 0
-
-    def settle(self, count: int, *, lost: int = 0) -> None:
-        self.left -= count
-        self.lost += lost
-        if self.left == 0:
-            self.settled(AckOutcome(self.total - self.lost, self.lost))
-
-
-@dataclass
-class _Line:
-    """IDs that wait for a request of one kind, in order, with the job of each array."""
-
-    waiting: deque[tuple[_Job, pa.Array]] = field(default_factory=deque)
-    ids: int = 0
-
-    def put(self, job: _Job, arrays: Sequence[pa.Array], *, first: bool = False) -> None:
-        pieces = [(job, array) for array in arrays if len(array)]
-        self.waiting.extendleft(reversed(pieces)) if first else self.waiting.extend(pieces)
-        self.ids += sum(len(array) for array in arrays)
-
-    def take(self) -> tuple[pa.Array, list[tuple[_Job, int]]]:
-        """The IDs of the next request, and how many belong to which job, in order."""
-        arrays, owners, count = [], [], 0
-        while self.waiting and count < wire.MAX_IDS:
-            job, array = self.waiting.popleft()
-            fit = min(len(array), wire.MAX_IDS - count)
-            if fit < len(array):
-                self.waiting.appendleft((job, array.slice(fit)))
-            arrays.append(array.slice(0, fit))
-            owners.append((job, fit))
-            count += fit
-        self.ids -= count
-        together = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
-        request = next(wire.cut(together))
-        if len(request) < count:  # unusually long IDs: the bytes are full before the count is
-            owners = self._hand_back(together.slice(len(request)), owners, len(request))
-        return request, owners
-
-    def _hand_back(self, rest: pa.Array, owners: list[tuple[_Job, int]], keep: int) -> list[tuple[_Job, int]]:
-        kept, back, at = [], [], 0
-        for job, count in owners:
-            mine = max(min(count, keep - at), 0)
-            if mine:
-                kept.append((job, mine))
-            if mine < count:
-                back.append((job, count - mine))
-            at += count
-        start = 0
-        pieces = []
-        for job, count in back:
-            pieces.append((job, rest.slice(start, count)))
-            start += count
-        self.waiting.extendleft(reversed(pieces))
-        self.ids += len(rest)
-        return kept
-
 
 @dataclass
 class AckStatistics:
-    """Counts of IDs and requests since the start."""
+    """Counts of IDs, and of requests, since the start; `pending` ones and their bytes are those of now."""
 
     acknowledged: int = 0
     extended: int = 0
@@ -109,6 +44,7 @@ class AckStatistics:
     requests: int = 0
     retries: int = 0
     pending: int = 0
+    pending_bytes: int = 0
 
     def figures(self) -> dict[str, int]:
         """For `status` and metrics."""
@@ -116,7 +52,10 @@ class AckStatistics:
 
 
 class AckQueue:
-    """Satisfies `reservoir.ports.AckSink`. Nothing is sent before `run`."""
+    """Satisfies `reservoir.ports.AckSink`. Nothing is sent before `run`.
+
+    Requests are encoded just before they are sent, so that what waits is in memory once.
+    """
 
     def __init__(
         self,
@@ -130,18 +69,24 @@ class AckQueue:
     ) -> None:
         self._subscription = subscription
         self._deadline_s = deadline_s
-        self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self._base_backoff_s = base_backoff_s
         self._acknowledge = channel.unary("Subscriber", "Acknowledge")
         self._modify = channel.unary("Subscriber", "ModifyAckDeadline")
-        # In the order of urgency: a lease that runs out undoes the most.
-        self._extends, self._acks, self._releases = _Line(), _Line(), _Line()
+        self._extends, self._acks, self._releases = Line(), Line(), Line()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._busy = 0
+        self._flying_ids = 0
+        self._flying_bytes = 0
         self._statistics = AckStatistics()
+        self._lost = Flood(clock, functools.partial(_say, events.AcksLost, subscription))
+        self._retried = Flood(clock, functools.partial(_say, events.AckRetried, subscription))
+        self._failed = Flood(clock, functools.partial(_say, events.ModackFailed, subscription))
+
+    def __repr__(self) -> str:
+        """Such as `<AckQueue projects/p/subscriptions/s: 2500 pending>`."""
+        return f"<AckQueue {self._subscription}: {self.pending_ids} pending>"
 
     def acknowledge(self, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
         """See `AckSink`."""
@@ -158,164 +103,149 @@ class AckQueue:
     async def run(self) -> None:
         """Send until cancelled. Cancellation drops what is pending: `flush` comes first."""
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(IN_FLIGHT):
-                tasks.create_task(self._sender())
+            # Extensions first: a lease that runs out undoes the most.
+            for _ in range(LEASE_SENDERS):
+                tasks.create_task(self._sender((self._extends, self._releases)))
+            for _ in range(SENDERS):
+                tasks.create_task(self._sender((self._extends, self._acks, self._releases)))
 
     async def flush(self, timeout_s: float) -> int:
         """Wait until nothing is pending or the time is up; the number of IDs still pending."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-        except TimeoutError:
-            pass
-        return self.pending
+        return self.pending_ids
 
     @property
-    def pending(self) -> int:
+    def pending_ids(self) -> int:
         """IDs not confirmed yet, of every kind."""
-        return self._extends.ids + self._acks.ids + self._releases.ids + self._busy
+        return self._extends.ids + self._acks.ids + self._releases.ids + self._flying_ids
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory that they refer to; their chunks share it as long as they live."""
+        return self._extends.bytes + self._acks.bytes + self._releases.bytes + self._flying_bytes
 
     def statistics(self) -> AckStatistics:
         """Counts so far."""
-        self._statistics.pending = self.pending
-        return self._statistics
+        return replace(self._statistics, pending=self.pending_ids, pending_bytes=self.pending_bytes)
 
-    def _add(self, line: _Line, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
+    def _add(self, line: Line, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
         count = sum(len(array) for array in ack_ids)
         if count == 0:
             settled(AckOutcome(0, 0))
             return
-        line.put(_Job(count, settled, total=count), ack_ids)
+        line.put(Job(count, settled), ack_ids)
         self._idle.clear()
         self._work.set()
 
-    async def _sender(self) -> None:
+    async def _sender(self, lines: Sequence[Line]) -> None:
         while True:
-            line = next((line for line in (self._extends, self._acks, self._releases) if line.waiting), None)
+            # Nothing is awaited between this look and the wait, so no work that comes is missed.
+            line = next((line for line in lines if line.ids), None)
             if line is not None:
                 await self._send(line)
                 continue
-            self._work.clear()
-            if not self._busy:
+            if not self.pending_ids:
                 self._idle.set()
+                for flood in (self._lost, self._retried, self._failed):
+                    flood.flush()
+            self._work.clear()
             await self._work.wait()
 
-    async def _send(self, line: _Line) -> None:
+    async def _send(self, line: Line) -> None:
         """One request. Its own frame, so that an idle sender keeps nothing of the last one alive."""
-        ack_ids, owners = line.take()
-        self._busy += len(ack_ids)
+        request = line.take()
+        ids, size = len(request.ack_ids), request.ack_ids.nbytes
+        self._flying_ids += ids
+        self._flying_bytes += size
         try:
             if line is self._acks:
-                await self._send_acks(ack_ids, owners)
+                await self._send_acks(request)
             elif line is self._extends:
-                await self._send_extend(ack_ids, owners)
+                await self._send_extend(request)
             else:
-                await self._send_release(ack_ids, owners)
+                await self._send_release(request)
         finally:
-            self._busy -= len(ack_ids)
+            self._flying_ids -= ids
+            self._flying_bytes -= size
 
-    async def _send_acks(self, ack_ids: pa.Array, owners: list[tuple[_Job, int]]) -> None:
+    async def _send_acks(self, request: Request) -> None:
         """Until every ID is confirmed or refused for good."""
         backoff = Backoff(self._rng, base_s=self._base_backoff_s)
-        unsettled, lost = ack_ids, 0
-        while len(unsettled):
-            self._statistics.requests += 1
-            try:
-                await self._acknowledge(wire.encode_acknowledge(self._subscription, unsettled), timeout=CALL_TIMEOUT_S)
+        lost: Mask = np.zeros(len(request.ack_ids), bool)
+        ack_ids, positions = request.ack_ids, np.arange(len(lost))
+        while True:
+            refused = await self._try(self._acknowledge, wire.encode_acknowledge(self._subscription, ack_ids), ack_ids)
+            if refused is None:
                 break
-            except grpc.aio.AioRpcError as error:
-                refused, unsettled = _sort_out(error, unsettled)
-                lost += refused
-                if refused:
-                    events.AcksLost(
-                        subscription=self._subscription,
-                        acks=refused,
-                        code=error.code().name,
-                        error=error.details() or "",
-                    ).emit()
-                if len(unsettled):
-                    self._statistics.retries += 1
-                    events.AckRetried(
-                        subscription=self._subscription,
-                        acks=len(unsettled),
-                        code=error.code().name,
-                        error=error.details() or "",
-                    ).emit()
-                    await asyncio.sleep(backoff.next_s())
-        self._statistics.acknowledged += len(ack_ids) - lost
-        self._statistics.lost += lost
-        _settle(owners, lost)
+            lost[positions[refused.lost]] = True
+            if refused.lost.any():
+                self._lost.add(int(refused.lost.sum()), refused.code, refused.message)
+            if not refused.again.any():
+                break
+            ack_ids, positions = ack_ids.filter(pa.array(refused.again)), positions[refused.again]
+            self._statistics.retries += 1
+            self._retried.add(len(ack_ids), refused.code, refused.message)
+            await asyncio.sleep(backoff.next_s())
+        count = int(lost.sum())
+        self._statistics.acknowledged += len(lost) - count
+        self._statistics.lost += count
+        request.settle(lost)
 
-    async def _send_extend(self, ack_ids: pa.Array, owners: list[tuple[_Job, int]]) -> None:
-        confirmed = await self._modify_deadline(ack_ids, self._deadline_s)
-        self._statistics.extended += len(ack_ids) if confirmed else 0
-        _settle(owners, 0 if confirmed else len(ack_ids))
+    async def _send_extend(self, request: Request) -> None:
+        refused = await self._modify_deadline(request.ack_ids, self._deadline_s)
+        if refused is None:
+            self._statistics.extended += len(request.ack_ids)
+            request.settle()
+        else:
+            # An ID that an exactly-once subscription names as over for good is settled by its ack. It must not take the
+            # others of its chunk with it, whose leases were renewed.
+            failed = refused.again if refused.by_id else refused.again | refused.lost
+            self._statistics.extended += int((~failed).sum())
+            request.settle(failed)
 
-    async def _send_release(self, ack_ids: pa.Array, owners: list[tuple[_Job, int]]) -> None:
+    async def _send_release(self, request: Request) -> None:
         backoff = Backoff(self._rng, base_s=self._base_backoff_s)
+        ack_ids = request.ack_ids
         for _ in range(RELEASE_ATTEMPTS):
-            if await self._modify_deadline(ack_ids, 0):
+            refused = await self._modify_deadline(ack_ids, 0)
+            if refused is None:
                 self._statistics.released += len(ack_ids)
                 break
+            self._statistics.released += int((~(refused.again | refused.lost)).sum())
+            if not refused.again.any():
+                break
+            ack_ids = ack_ids.filter(pa.array(refused.again))
             await asyncio.sleep(backoff.next_s())
-        _settle(owners, 0)
+        request.settle()
 
-    async def _modify_deadline(self, ack_ids: pa.Array, seconds: int) -> bool:
+    async def _modify_deadline(self, ack_ids: pa.Array, seconds: int) -> Refusal | None:
+        encoded = wire.encode_modify_ack_deadline(self._subscription, ack_ids, seconds)
+        refused = await self._try(self._modify, encoded, ack_ids)
+        if refused is not None:
+            self._statistics.retries += 1
+            self._failed.add(int((refused.again | refused.lost).sum()), refused.code, refused.message)
+        return refused
+
+    async def _try(self, call: grpc.aio.UnaryUnaryMultiCallable, encoded: bytes, ack_ids: pa.Array) -> Refusal | None:
+        """One call; what it refused, or None."""
         self._statistics.requests += 1
         try:
-            await self._modify(
-                wire.encode_modify_ack_deadline(self._subscription, ack_ids, seconds), timeout=CALL_TIMEOUT_S
-            )
+            await call(encoded, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            if _per_id_failures(error):  # exactly-once: some IDs are over, the others were taken
-                return True
-            self._statistics.retries += 1
-            events.ModackFailed(
-                subscription=self._subscription,
-                acks=len(ack_ids),
-                seconds=seconds,
-                code=error.code().name,
-                error=error.details() or "",
-            ).emit()
-            return False
-        return True
+            return refusal(error, ack_ids)
+        return None
 
 
-def _settle(owners: list[tuple[_Job, int]], lost: int) -> None:
-    """Settle a request's jobs; losses are counted with the first that have room, since they are only counted."""
-    for job, count in owners:
-        mine = min(lost, count)
-        lost -= mine
-        job.settle(count, lost=mine)
-
-
-def _sort_out(error: grpc.aio.AioRpcError, ack_ids: pa.Array) -> tuple[int, pa.Array]:
-    """After a failed Acknowledge: how many IDs are refused for good, and those to try again.
-
-    Exactly-once subscriptions tell it per ID (https://cloud.google.com/pubsub/docs/exactly-once-delivery); others
-    by the code alone.
-    """
-    failures = _per_id_failures(error)
-    if failures:
-        passing = [ack_id for ack_id, why in failures.items() if why.startswith("TRANSIENT_")]
-        again = ack_ids.filter(pc.is_in(ack_ids, value_set=pa.array(passing, pa.string())))
-        return len(failures) - len(passing), again
-    if error.code() in _HOPELESS:
-        return len(ack_ids), ack_ids.slice(0, 0)
-    return 0, ack_ids
-
-
-def _per_id_failures(error: grpc.aio.AioRpcError) -> dict[str, str]:
-    """Ack ID → `TRANSIENT_…` or `PERMANENT_…`, from the error's details."""
-    failures: dict[str, str] = {}
-    for key, value in error.trailing_metadata() or ():
-        if key == _STATUS_DETAILS and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    pairs = info.metadata.items()
-                    failures.update((k, v) for k, v in pairs if v.startswith(("TRANSIENT_", "PERMANENT_")))
-    return failures
+def _say(
+    event: type[events.AcksLost | events.AckRetried | events.ModackFailed],
+    subscription: str,
+    acks: int,
+    code: str,
+    error: str,
+) -> None:
+    event(subscription=subscription, acks=acks, code=code, error=error).emit()
 
 
 def _ignore(_outcome: AckOutcome) -> None:

@@ -230,9 +230,7 @@ class PullStream:
     def _refuse(self, error: wire.Undecodable) -> None:
         """Drop a response unacknowledged and give up the stream it came on."""
         self._shared.statistics.undecodable += 1
-        events.ResponseUndecodable(
-            subscription=self._shared.subscription, stream=self.number, error=str(error)
-        ).emit()
+        events.ResponseUndecodable(subscription=self._shared.subscription, stream=self.number, error=str(error)).emit()
         self._undecodable = True
         if self._call is not None:
             self._call.cancel()

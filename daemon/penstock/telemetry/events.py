@@ -153,14 +153,19 @@ class SubscriptionCreated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AckRetried(Event):
-    """An Acknowledge failed for now and is sent again."""
+    """Acknowledge requests failed for now and are sent again."""
 
     level = "warning"
-    counter: ClassVar = _counter("ack_retries", "Acknowledge requests sent again", "subscription", "code")
+    counter: ClassVar = _counter("ack_retries", "Ack IDs sent again in an Acknowledge", "subscription", "code")
     subscription: str
     acks: int
     code: str
     error: str
+
+    @property
+    def amount(self) -> float:
+        """One for each ID."""
+        return self.acks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,12 +187,18 @@ class AcksLost(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ModackFailed(Event):
-    """A lease extension or a release failed for now."""
+    """Lease extensions or releases failed for now."""
 
     level = "warning"
-    counter: ClassVar = _counter("modack_failures", "ModifyAckDeadline requests that failed", "subscription", "code")
+    counter: ClassVar = _counter(
+        "modack_failures", "Ack IDs whose ModifyAckDeadline request failed", "subscription", "code"
+    )
     subscription: str
     acks: int
-    seconds: int
     code: str
     error: str
+
+    @property
+    def amount(self) -> float:
+        """One for each ID."""
+        return self.acks

@@ -1,0 +1,102 @@
+"""What a refused Acknowledge or ModifyAckDeadline means for each of its IDs, and how often that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from google.rpc import error_details_pb2, status_pb2
+
+from penstock.clock import Clock
+
+# The service will never take these IDs: the subscription is gone, or they are malformed.
+_HOPELESS = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION}
+_STATUS_DETAILS = "grpc-status-details-bin"
+_TRANSIENT, _PERMANENT = "TRANSIENT_", "PERMANENT_"
+
+SAY_EVERY_S = 10.0
+"""An outage fails hundreds of requests: the first is told at once, the others together this often."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A failed request, by position of its IDs: those `lost` for good, those to try `again`. The others were taken."""
+
+    code: str
+    message: str
+    lost: Mask
+    again: Mask
+    by_id: bool = False
+    """Whether the service named IDs, so that it took the others."""
+
+
+def refusal(error: grpc.aio.AioRpcError, ack_ids: pa.Array) -> Refusal:
+    """Read an error of the service.
+
+    Exactly-once subscriptions tell per ID (https://cloud.google.com/pubsub/docs/exactly-once-delivery), and an ID that
+    they do not mention was taken. Otherwise the code speaks for all.
+    """
+    code, message = error.code(), error.details() or ""
+    failures = _per_id(error)
+    if failures:
+        lost = _named(ack_ids, [ack_id for ack_id, why in failures.items() if why.startswith(_PERMANENT)])
+        again = _named(ack_ids, [ack_id for ack_id, why in failures.items() if why.startswith(_TRANSIENT)])
+        return Refusal(code.name, message, lost, again & ~lost, by_id=True)
+    hopeless = np.full(len(ack_ids), code in _HOPELESS)
+    return Refusal(code.name, message, hopeless, ~hopeless)
+
+
+def _named(ack_ids: pa.Array, names: list[str]) -> Mask:
+    if not names:
+        return np.zeros(len(ack_ids), bool)
+    mask: Mask = pc.is_in(ack_ids, value_set=pa.array(names, pa.string())).to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _per_id(error: grpc.aio.AioRpcError) -> dict[str, str]:
+    """Ack ID → `TRANSIENT_…` or `PERMANENT_…`, from the ErrorInfo in the error's details."""
+    failures: dict[str, str] = {}
+    for key, value in error.trailing_metadata() or ():
+        if key == _STATUS_DETAILS and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    pairs = info.metadata.items()
+                    failures.update((k, v) for k, v in pairs if v.startswith((_TRANSIENT, _PERMANENT)))
+    return failures
+
+
+class Flood:
+    """Something that may happen hundreds of times a second, said at once and then at most each `SAY_EVERY_S`.
+
+    `say` gets how many IDs since it was last called, and the newest code and message.
+    """
+
+    def __init__(self, clock: Clock, say: Callable[[int, str, str], None]) -> None:
+        self._clock = clock
+        self._say = say
+        self._said_at = float("-inf")
+        self._unsaid = 0
+        self._newest = ("", "")
+
+    def add(self, acks: int, code: str, message: str) -> None:
+        """It happened to so many IDs."""
+        self._unsaid += acks
+        self._newest = (code, message)
+        if self._clock() - self._said_at >= SAY_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Say what was not said yet, if anything."""
+        if self._unsaid:
+            unsaid, self._unsaid = self._unsaid, 0
+            self._said_at = self._clock()
+            self._say(unsaid, *self._newest)
