@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
 
 from penstock.clock import Clock
 from penstock.errors import SubscriptionFailed
 from penstock.pubsub import AckQueue, PubSubChannel, Puller, SubscriptionInfo
-from penstock.reservoir import Reservoir, Subscription
+from penstock.reservoir import AckOutcome, Reservoir, Subscription
 from penstock.settings import PubSubSettings
 
 
 class Ingest:
-    """Pulls while somebody wants messages, and sends acks for as long as the daemon runs. `task` is its `run`."""
+    """Pulls while somebody wants messages, and sends acks for as long as the daemon runs.
+
+    Satisfies `reservoir.ports.AckSink` for its subscription. `task` is its `run`.
+    """
 
     task: asyncio.Task[None]
 
@@ -33,7 +39,7 @@ class Ingest:
             node=reservoir.node,
             settings=reservoir.settings,
             budget=reservoir.budget,
-            acks=self.acks,
+            acks=self,
             clock=clock,
             # Unknown (no permission to look) counts as ordered: that costs a hash per row and breaks nothing.
             ordered=info.ordering is not False,
@@ -42,16 +48,43 @@ class Ingest:
             prefetch=prefetch,
         )
         reservoir.add(self.subscription)
+        max_outstanding_bytes = self.subscription.share_bytes // settings.max_streams
         self.puller = Puller(
             channel,
             info.name,
             settings,
             self.subscription,
-            max_outstanding_bytes=self.subscription.share_bytes // settings.max_streams,
+            max_outstanding_bytes=max_outstanding_bytes,
             clock=clock,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
+            release=self.release,
         )
         self.subscription.streams_open_since = lambda: self.puller.statistics().all_open_since
+        self.subscription.outstanding_limit = lambda: self.puller.statistics().streams * max_outstanding_bytes
+        self._pulling = False
+        self._held_releases: list[pa.Array] = []
+
+    # --- the subscription's AckSink -----------------------------------------------------------------------------
+
+    def acknowledge(self, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
+        """See `AckQueue`."""
+        self.acks.acknowledge(ack_ids, settled)
+
+    def extend(self, ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
+        """See `AckQueue`."""
+        self.acks.extend(ack_ids, settled)
+
+    def release(self, ack_ids: Sequence[pa.Array]) -> None:
+        """Give back, but not into streams that are about to close.
+
+        The service would deliver the messages there again at once, and they would be nobody's until their deadline.
+        """
+        if self._pulling and not self.subscription.wanted:
+            self._held_releases += ack_ids
+        else:
+            self.acks.release(ack_ids)
+
+    # --- life ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Run until cancelled. Cancellation leaves unsent acks unsent: a drain comes first."""
@@ -70,10 +103,16 @@ class Ingest:
                 self.subscription.stopped_pulling()
 
     async def _pull_while_wanted(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            pulling = tasks.create_task(self.puller.run())
-            await self.subscription.wait_wanted(wanted=False)
-            pulling.cancel()
+        self._pulling = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                pulling = tasks.create_task(self.puller.run())
+                await self.subscription.wait_wanted(wanted=False)
+                pulling.cancel()
+        finally:
+            self._pulling = False
+            held, self._held_releases = self._held_releases, []
+            self.acks.release(held)
 
     def statistics(self) -> dict[str, object]:
         """Figures of both directions, for `status` and `/metrics`."""

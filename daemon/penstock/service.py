@@ -116,6 +116,7 @@ class Service:
             actions=Actions(self.reservoir, self, version("penstock")),
             clock=self._clock,
             read_idle_s=settings.reservoir.read_idle_s,
+            advertise=settings.advertise,
         )
         try:
             async with asyncio.TaskGroup() as self._tasks:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import cast
 
 import pyarrow.flight as fl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.service.conftest import NAME, Daemon, Site, payload, until
 
-from penstock.client import Consumer, NodeClient
+from penstock.client import Consumer, Driver, Limits, NodeClient, Offset, ReaderSettings
 from penstock.contract import PROTOCOL_VERSION, Reader
 from penstock.contract.actions import CloseRequest, OpenRequest, PlanRequest, ReleaseRequest, SealReply, SealRequest
 from penstock.errors import OpenAgain, SubscriptionFailed, SubscriptionNotAllowed
@@ -245,9 +248,8 @@ def test_reads_that_break_off_and_batches_given_back_leave_no_memory_behind(site
             batch = node.call("seal", ask).batch
             plan = PlanRequest(v=PROTOCOL_VERSION, consumer="c", reader=reader, epoch=1, batch=batch, slices=2)
             for planned in node.call("plan", plan).slices:
-                reading = node.read(planned.ticket)
-                next(reading)
-                reading.close()
+                with contextlib.closing(cast("Generator[object]", node.read(planned.ticket))) as reading:
+                    next(reading)
             give_back = ReleaseRequest(v=PROTOCOL_VERSION, consumer="c", reader=reader, epoch=1, batch=batch)
             node.call("release", give_back)
             sizes.append(anonymous_kb(daemon))
@@ -270,3 +272,44 @@ def test_a_budget_smaller_than_the_backlog_bounds_memory_and_loses_nothing(site:
                 break
         until(lambda: site.statistics()["remaining"] == 0)
     assert got == 60_000
+
+
+def test_what_a_leaving_consumer_gives_back_is_there_for_the_next_one_at_once(site: Site) -> None:
+    """Released into a stream that is about to close, messages would be nobody's for the 60 s of their lease."""
+    daemon = site.serve()
+    site.publish(3)
+    for _ in range(5):
+        with consumer(daemon) as reading:
+            rows = 0
+            while rows < 3:
+                batch = reading.next(20)
+                assert batch is not None, site.statistics()
+                rows += batch.to_table().num_rows
+
+
+def test_a_minimum_of_rows_above_what_fits_is_met_by_what_fits(site: Site) -> None:
+    daemon = site.serve("--memory-limit-mb", "16")
+    for _ in range(40):
+        site.publish(1000, data_bytes=1000)
+    settings = ReaderSettings(subscription=NAME)
+    with NodeClient(daemon.endpoint) as node:
+        driver = Driver("c", settings, [node])
+        start = Offset.initial("c", NAME)
+        end = until(lambda: driver.latest(start, Limits(min_rows=10_000_000)), 40)
+        assert 0 < end.rows < 40_000
+
+
+def test_plain_flight_clients_find_subscriptions_slices_and_where_to_read_them(site: Site) -> None:
+    daemon = site.serve("--advertise", "grpc://node-7:8815")
+    site.publish(100)
+    client = fl.connect(f"grpc://{daemon.endpoint}")
+    with NodeClient(daemon.endpoint) as node:
+        reader, reply = sealed(node, 1_000)
+    assert [flight.descriptor.path for flight in client.list_flights()] == [[NAME.encode()]]
+    assert "seal" in {action.type for action in client.list_actions()}
+    ask = PlanRequest(v=PROTOCOL_VERSION, consumer="c", reader=reader, epoch=1, batch=reply.batch or "", slices=1)
+    info = client.get_flight_info(fl.FlightDescriptor.for_command(ask.to_json()))
+    assert info.total_records == reply.rows
+    assert info.endpoints[0].locations == [fl.Location("grpc://node-7:8815")]
+    assert client.do_get(info.endpoints[0].ticket).read_all().num_rows == reply.rows
+    client.close()

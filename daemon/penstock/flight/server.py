@@ -55,7 +55,7 @@ def _answering_errors(handler: Handler) -> Handler:
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     """Serves the protocol of design.md, section 6, on `location` (`grpc://host:port`, port 0 for any)."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - composed in one place
         self,
         location: str,
         *,
@@ -64,8 +64,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         actions: Actions,
         clock: Clock,
         read_idle_s: float,
+        advertise: str | None = None,
     ) -> None:
         self._loop = loop
+        self._advertise = advertise
         self._reservoir = reservoir
         self._actions = actions
         self.reads = Reads(clock, read_idle_s)
@@ -128,7 +130,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         if descriptor.descriptor_type != fl.DescriptorType.CMD:
             raise InvalidRequest("get_flight_info: a command descriptor with the JSON of a plan request is needed")
         reply = json.loads(self._on_loop(self._actions.call("plan", descriptor.command)))
-        endpoints = [fl.FlightEndpoint(json.dumps(entry["ticket"]).encode(), []) for entry in reply["slices"]]
+        here = [] if self._advertise is None else [self._advertise]
+        endpoints = [fl.FlightEndpoint(json.dumps(entry["ticket"]).encode(), here) for entry in reply["slices"]]
         rows, size = (sum(entry[key] for entry in reply["slices"]) for key in ("rows", "bytes"))
         columns = PlanRequest.read(descriptor.command, PROTOCOL_VERSION).columns
         return fl.FlightInfo(project(columns), descriptor, endpoints, rows, size)

@@ -27,6 +27,10 @@ SEAL_FRACTION = 3
 RECENT_SEALS = 3
 """The queue may hold twice what the largest of these last batches took: the rest is somebody else's to pull."""
 
+SATURATED = 0.8
+"""Held bytes over the streams' flow control at which the service counts as stopped. It counts messages a little
+differently than our buffers do, so the mark is below 1; too low only lets a minimum of rows be met early."""
+
 UNLIMITED = 1 << 62
 
 
@@ -54,6 +58,7 @@ class Subscription:
         self.failed: SubscriptionFailed | None = None
         self.consumers: dict[str, Consumer] = {}
         self.streams_open_since: Callable[[], float | None] = lambda: None
+        self.outstanding_limit: Callable[[], int] = lambda: 0
         self._settings = settings
         self._budget = budget
         self._clock = clock
@@ -171,7 +176,7 @@ class Subscription:
             bytes=queue.bytes,
             oldest_publish_time=None if oldest_publish is None else rfc3339(oldest_publish),
             oldest_age_s=None if oldest_received is None else now - oldest_received,
-            paused=self.paused,
+            paused=self.paused or self._saturated,
             draining=self.draining,
             streams_open_s=None if open_since is None else now - open_since,
         )
@@ -339,6 +344,16 @@ class Subscription:
         }
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _saturated(self) -> bool:
+        """Whether the service sends nothing more before something is acknowledged: the streams are full.
+
+        Who waits for more rows than that would wait for ever.
+        """
+        limit = self.outstanding_limit()
+        held = self._holdings.queue.bytes + sum(batch.bytes for batch in self.batches)
+        return 0 < SATURATED * limit <= held
 
     @property
     def _seal_bytes(self) -> int:
