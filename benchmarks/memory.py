@@ -26,6 +26,7 @@ OFFERED = 10
 DATA_BYTES = 1024
 MESSAGES = OFFERED * (BUDGET_MB << 20) // DATA_BYTES
 SAMPLE_S = 0.02
+FILL_S = 5.0
 WAKE_S = 120.0
 FLAGS = ("--memory-limit-mb", str(BUDGET_MB))
 
@@ -59,6 +60,10 @@ def _stand_still(driver: Driver, process: Child, seconds: float) -> tuple[Row, i
     """Open, seal once, then only keep contact; the highest RssAnon, and the rows sealed."""
     driver.open()
     driver.wait_rows(10)
+    # A large batch first: how much is pulled ahead follows what the last batches took.
+    full = time.monotonic() + FILL_S
+    while driver.figures()["paused"] is None and time.monotonic() < full:
+        time.sleep(SAMPLE_S)
     sealed, peak, alive_at = driver.seal(), 0, 0.0
     start = time.monotonic()
     while (now := time.monotonic()) < start + seconds:
