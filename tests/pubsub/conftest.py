@@ -90,10 +90,17 @@ async def room(monkeypatch: pytest.MonkeyPatch, settings: PubSubSettings) -> Asy
             subscription = Subscription(name=NAME, topic=TOPIC, ack_deadline_seconds=10)
             await channel.unary("Subscriber", "CreateSubscription")(Subscription.serialize(subscription))
             sink = Collected()
-            puller = Puller(
-                channel, NAME, settings, sink, max_outstanding_bytes=1 << 28, clock=boottime, rng=random.Random(1)
-            )
             acks = AckQueue(channel, NAME, deadline_s=60, clock=boottime, rng=random.Random(1), base_backoff_s=0.01)
+            puller = Puller(
+                channel,
+                NAME,
+                settings,
+                sink,
+                max_outstanding_bytes=1 << 28,
+                clock=boottime,
+                rng=random.Random(1),
+                release=acks.release,
+            )
             yield Room(emulator, channel, control, sink, puller, acks)
 
 

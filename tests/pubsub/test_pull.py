@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
-import grpc
 import pytest
 from tests.pubsub.conftest import NAME, Room, until
 
 from penstock.errors import SubscriptionFailed
-from penstock.pubsub.verdict import autoscale, is_fatal
+from penstock.pubsub import wire
+from penstock.pubsub.channel import STREAMS_PER_CHANNEL
 from penstock.settings import PubSubSettings
 
 
@@ -98,6 +99,29 @@ class TestUnread:
         await running.publish(1)
         await until(lambda: running.sink.count >= 2, 15)
 
+    async def test_what_it_held_unread_is_given_back_at_once(self, running: Room) -> None:
+        await until(lambda: running.puller.statistics().responses == 1)
+        running.sink.paused = True
+        await running.publish(1)
+        await until(lambda: running.sink.count == 1)  # the read that was already waiting
+        await running.publish(100)
+        await until(lambda: running.acks.statistics().released == 100, 15)
+        running.sink.resume()
+        await until(lambda: running.sink.count == 101, 15)
+
+
+async def test_what_the_service_says_of_the_subscription_is_learned_from_the_stream(running: Room) -> None:
+    await until(lambda: running.puller.properties is not None)
+    assert running.puller.properties == wire.Properties(ordering=False, exactly_once=False)
+
+
+async def test_the_hundred_and_first_stream_gets_a_connection_of_its_own(room: Room) -> None:
+    with contextlib.ExitStack() as calls:
+        for _ in range(STREAMS_PER_CHANNEL + 1):
+            calls.enter_context(room.channel.streaming_pull())
+        assert [lane.streams for lane in room.channel._lanes] == [STREAMS_PER_CHANNEL, 1]
+    assert [lane.streams for lane in room.channel._lanes] == [0, 0]
+
 
 async def test_cancelling_the_pull_closes_its_streams(room: Room) -> None:
     pulling = asyncio.ensure_future(room.puller.run())
@@ -107,18 +131,3 @@ async def test_cancelling_the_pull_closes_its_streams(room: Room) -> None:
         await pulling
     await until(lambda: room.statistics()["streams"] == 0)
     assert room.puller.statistics().streams == 0
-
-
-def test_a_stream_is_added_when_all_are_busy_and_taken_away_when_one_is_idle() -> None:
-    busy, idle, half = 9e6, 1e5, 4e6
-    assert autoscale([busy, busy], least=1, most=3) == 1
-    assert autoscale([busy, busy, busy], least=1, most=3) == 0
-    assert autoscale([busy, half], least=1, most=3) == 0
-    assert autoscale([busy, idle], least=1, most=3) == -1
-    assert autoscale([idle], least=1, most=3) == 0
-
-
-def test_a_failed_precondition_is_fatal_only_for_a_detached_subscription() -> None:
-    assert is_fatal(grpc.StatusCode.FAILED_PRECONDITION, "The subscription is detached")
-    assert not is_fatal(grpc.StatusCode.FAILED_PRECONDITION, "something else")
-    assert not is_fatal(grpc.StatusCode.RESOURCE_EXHAUSTED, "")

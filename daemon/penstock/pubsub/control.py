@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from google.api_core import exceptions as google_errors
+from google.api_core.retry import AsyncRetry, if_exception_type
 from google.pubsub_v1 import SubscriberAsyncClient
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from google.pubsub_v1.types import Subscription
@@ -16,7 +17,16 @@ from penstock.pubsub.channel import PubSubChannel
 from penstock.telemetry import events
 
 TIMEOUT_S = 15.0
-"""Bound of one control-plane call; the driver's `open` waits 30 s."""
+"""Bound of one control-plane question with its retries; the driver's `open` waits 30 s."""
+
+_ATTEMPT_S = 5.0
+_RETRY = AsyncRetry(
+    # What the service and the way to it say while they are away; every other answer is one.
+    if_exception_type(google_errors.ServiceUnavailable, google_errors.InternalServerError, google_errors.Aborted),
+    initial=0.1,
+    maximum=2.0,
+    timeout=TIMEOUT_S - _ATTEMPT_S,
+)
 
 
 @dataclass(frozen=True)
@@ -51,21 +61,21 @@ class Control:
         Who may consume may not be allowed to look: then the flags stay unknown.
         """
         try:
-            found = await self._client.get_subscription(subscription=name, timeout=TIMEOUT_S, retry=None)
+            found = await self._get(name)
         except google_errors.PermissionDenied as error:
             events.SubscriptionUnseen(subscription=name, error=error.message).emit()
             return SubscriptionInfo(name)
-        except google_errors.GoogleAPICallError as error:
+        except google_errors.GoogleAPIError as error:
             raise failed(name, error) from error
         return _info(found)
 
     async def create(self, name: str, wanted: CreateSubscription) -> SubscriptionInfo:
         """The subscription, created if it does not exist. Raises `InvalidRequest` when it is one of another topic."""
         try:
-            found = await self._client.get_subscription(subscription=name, timeout=TIMEOUT_S, retry=None)
+            found = await self._get(name)
         except google_errors.NotFound:
             return await self._create(name, wanted)
-        except google_errors.GoogleAPICallError as error:
+        except google_errors.GoogleAPIError as error:
             raise failed(name, error) from error
         if found.topic != wanted.topic:
             raise InvalidRequest(
@@ -73,6 +83,9 @@ class Control:
                 "leave the topic out"
             )
         return _info(found)
+
+    async def _get(self, name: str) -> Subscription:
+        return await self._client.get_subscription(subscription=name, timeout=_ATTEMPT_S, retry=_RETRY)
 
     async def _create(self, name: str, wanted: CreateSubscription) -> SubscriptionInfo:
         request = Subscription(
@@ -84,17 +97,21 @@ class Control:
             filter=wanted.filter or "",
         )
         try:
-            made = await self._client.create_subscription(request=request, timeout=TIMEOUT_S, retry=None)
+            made = await self._client.create_subscription(request=request, timeout=_ATTEMPT_S, retry=_RETRY)
         except google_errors.AlreadyExists:  # another driver was faster
             return await self.create(name, wanted)
-        except google_errors.GoogleAPICallError as error:
+        except google_errors.GoogleAPIError as error:
             raise failed(name, error) from error
         events.SubscriptionCreated(subscription=name, topic=wanted.topic).emit()
         return _info(made)
 
 
-def failed(name: str, error: google_errors.GoogleAPICallError) -> SubscriptionFailed:
-    """Google's error as ours, with its code and its words."""
+def failed(name: str, error: google_errors.GoogleAPIError) -> SubscriptionFailed:
+    """Google's error as ours, with its code and its words: after retries in vain, those of the last attempt."""
+    if isinstance(error, google_errors.RetryError) and isinstance(error.cause, google_errors.GoogleAPICallError):
+        error = error.cause
+    if not isinstance(error, google_errors.GoogleAPICallError):
+        return SubscriptionFailed(f"{name}: {error}", subscription=name, service_code="UNKNOWN")
     code = error.grpc_status_code.name if error.grpc_status_code is not None else "UNKNOWN"
     return SubscriptionFailed(f"{name}: {code}: {error.message}", subscription=name, service_code=code)
 
