@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ import psutil
 
 END_WAIT_S = 10.0
 READY_WAIT_S = 60.0
+EVENT_WAIT_S = 180.0
 """Spark takes its time to start, the more so on two busy cores."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -50,14 +52,19 @@ class Child:
             )
         self._ps = psutil.Process(self.process.pid)
 
-    def expect(self, event: str) -> Any:
-        """The value of the next line that has this key. Raises `ChildFailed`."""
+    def expect(self, event: str, timeout_s: float = EVENT_WAIT_S) -> Any:
+        """The value of the next line that has this key. Raises `ChildFailed`; a silent child is killed first."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with contextlib.suppress(ValueError):
-                said = json.loads(line)
-                if isinstance(said, dict) and event in said:
-                    return said[event]
+        watchdog = threading.Timer(timeout_s, self.process.kill)
+        watchdog.start()
+        try:
+            for line in self.process.stdout:
+                with contextlib.suppress(ValueError):
+                    said = json.loads(line)
+                    if isinstance(said, dict) and event in said:
+                        return said[event]
+        finally:
+            watchdog.cancel()
         self.process.wait(END_WAIT_S)
         raise self._failed(f"ended ({self.process.returncode}) before it said {event!r}")
 
