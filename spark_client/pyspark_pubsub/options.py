@@ -117,7 +117,7 @@ class Options:
             max_bytes=said.size_bytes("maxBytesPerTrigger"),
             min_rows=said.count("minRecordsPerTrigger"),
             max_delay_s=said.seconds("maxTriggerDelay"),
-            node_wait_s=said.seconds("nodeWait", 60.0),
+            node_wait_s=said.seconds("nodeWait", 90.0),
             available_now_idle_s=said.seconds("availableNowIdle", 5.0),
             share=said.boolean("shareSubscription") or False,
             columns=_columns(said.get("columns")),

@@ -25,7 +25,7 @@ def test_defaults() -> None:
     options = parse()
     assert options.subscription == "projects/p/subscriptions/orders"
     assert options.endpoint == "localhost:8815"
-    assert (options.slices, options.node_wait_s, options.available_now_idle_s) == (default_slices(), 60.0, 5.0)
+    assert (options.slices, options.node_wait_s, options.available_now_idle_s) == (default_slices(), 90.0, 5.0)
     assert (options.create, options.columns, options.share, options.commit_ttl) == (None, None, False, 5)
 
 

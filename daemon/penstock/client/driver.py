@@ -68,7 +68,7 @@ class ReaderSettings:
     share: bool = False
     create: CreateSubscription | None = None
     columns: tuple[str, ...] | None = None
-    node_wait_s: float = 60.0
+    node_wait_s: float = 90.0
     commit_ttl: int = 5
 
 

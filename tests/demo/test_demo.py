@@ -1,0 +1,91 @@
+"""The whole product in one command, as a stranger starts it: its figures add up, and it leaves nothing running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from penstock.demo.tally import Group, Tally
+
+KEYS = {
+    "published",
+    "received",
+    "processed",
+    "acknowledged",
+    "redelivered",
+    "remaining",
+    "seconds",
+    "messages_per_s",
+    "mb_per_s",
+}
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "penstock", "demo", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return found
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.timeout(300)
+def test_every_message_published_is_processed_and_acknowledged() -> None:
+    demo = start("--messages", "20000", "--json")
+    out, err = demo.communicate(timeout=280)
+    assert demo.returncode == 0, err
+    figures = json.loads(out.splitlines()[-1])
+    assert set(figures) >= KEYS
+    assert figures["published"] == figures["processed"] == figures["acknowledged"] == 20_000
+    assert figures["received"] >= 20_000
+    assert figures["remaining"] == 0
+    assert figures["messages_per_s"] > 0
+
+
+@pytest.mark.timeout(200)
+def test_ctrl_c_ends_every_child() -> None:
+    demo = start("--messages", "10000000")
+    deadline = time.monotonic() + 120
+    while not any("publisher" in " ".join(one.cmdline()) for one in children(demo) if one.is_running()):
+        assert demo.poll() is None, demo.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    family = children(demo)
+    os.kill(demo.pid, signal.SIGINT)
+    demo.communicate(timeout=100)
+    assert demo.returncode == 130
+    gone = time.monotonic() + 20
+    while alive(family) and time.monotonic() < gone:
+        time.sleep(0.1)
+    assert alive(family) == []
+    assert not [path for path in Path("/tmp").glob("penstock-demo-*") if path.stat().st_ctime > time.time() - 300]
+
+
+def test_a_batch_that_runs_again_counts_once() -> None:
+    tally = Tally()
+    for _ in range(2):
+        tally.record(3, [Group("Oulu", 100, 7, 70), Group("Lima", 101, 3, 30)], 1.5)
+    tally.record(4, [], 2.0)
+    assert tally.messages == 10
+    assert tally.batches == 1
+    assert tally.by_city()[1] == {"Oulu": 70, "Lima": 30}
+    assert tally.latency_s(0.5) == pytest.approx(0.5)
+    assert tally.latency_s(0.99) == pytest.approx(0.5)
