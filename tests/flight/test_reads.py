@@ -71,6 +71,7 @@ def test_a_read_that_is_dropped_half_way_holds_nothing() -> None:
     reads = Reads(HandClock(), idle_s=60)
     stream = reads.start(bench.reservoir.read(planned.ticket), ["data"]).stream()
     part = next(stream)
+    assert not isinstance(part, tuple)
     assert part.schema.names == ["data"]
     del part
     stream.close()  # what the interpreter does when C++ drops the stream
@@ -90,3 +91,18 @@ def test_the_last_batch_of_a_stream_tells_the_rows() -> None:
     *_, last = Reads(HandClock(), idle_s=60).start(bench.reservoir.read(planned.ticket), None).stream()
     assert isinstance(last, tuple)
     assert (last[0].num_rows, last[1].to_pybytes()) == (0, b'{"rows": 1000}')
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_small_chunks_are_served_as_few_large_record_batches_in_order(*, ordered: bool) -> None:
+    bench = Bench(ordered=ordered)
+    bench.open()
+    sent = [message for _ in range(600) for message in bench.deliver(2, keys=["k"], data_bytes=1000)]
+    consumer = bench.subscription.consumers[CONSUMER]
+    batch = bench.subscription.seal(consumer, 1, max_rows=None, max_bytes=None).batch or ""
+    (planned,) = bench.subscription.plan(consumer, 1, batch, 1, None, PROTOCOL_VERSION)
+    *parts, _end = Reads(HandClock(), idle_s=60).start(bench.reservoir.read(planned.ticket), None).stream()
+    batches = [part for part in parts if not isinstance(part, tuple)]
+    assert [message for part in batches for message in part.column("message_id").to_pylist()] == sent
+    assert 2 <= len(batches) <= 8
+    assert all(part.nbytes <= 1 << 20 for part in batches)

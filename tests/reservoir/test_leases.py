@@ -111,12 +111,3 @@ def test_a_redelivery_of_a_row_whose_ack_was_lost_is_acknowledged_and_dropped(be
     assert bench.subscription.ledger.known == 5
     assert bench.subscription.backlog().rows == 5
     assert bench.subscription.unaccounted() == 0
-
-
-def test_holdings_count_what_a_merge_copies_once() -> None:
-    bench = Bench()
-    bench.open()
-    for _ in range(100):
-        bench.deliver(1, data_bytes=1000)
-    bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=None, max_bytes=None)
-    assert 100_000 < bench.reservoir.budget.used_bytes < 400_000

@@ -76,15 +76,6 @@ def test_a_seal_takes_at_most_a_third_of_the_share() -> None:
     assert 0 < seal(bench, 1).bytes <= (16 << 20) // 3
 
 
-def test_small_chunks_are_served_as_few_record_batches(bench: Bench) -> None:
-    for _ in range(500):
-        bench.deliver(1)
-    reply = seal(bench, 1)
-    consumer = bench.subscription.consumers[CONSUMER]
-    assert len(consumer.batches[1].chunks) == 1
-    assert joined(rows_of(bench, 1, reply.batch or "", 1)) == [f"m{n}" for n in range(500)]
-
-
 def test_slices_are_the_same_every_time_and_cover_every_row_once(bench: Bench) -> None:
     sent = bench.deliver(1000)
     batch = seal(bench, 1).batch or ""

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import pyarrow as pa
 
 from penstock.clock import Clock
 from penstock.contract import project
 from penstock.errors import ReadIdle
-from penstock.reservoir import Snapshot
+from penstock.reservoir import Part, Snapshot
+
+SMALL_BYTES = 256 << 10
+"""Parts below this are joined: a reader pays for every record batch. Done here, on the reader's thread, and not when a
+batch is sealed, where everybody would wait for the copy."""
+
+LARGE_BYTES = 1 << 20
+"""Joined record batches stay below this, the size of a chunk that was decoded under load."""
 
 
 class Read:
@@ -28,15 +35,15 @@ class Read:
         self._columns = None if columns is None else list(columns)
         self._clock = clock
 
-    def stream(self) -> Iterator[pa.RecordBatch | tuple[pa.RecordBatch, pa.Buffer]]:
+    def stream(self) -> Generator[pa.RecordBatch | tuple[pa.RecordBatch, pa.Buffer], None, None]:
         """The rows, then an empty batch whose metadata tells how many there were, so that a cut stream shows.
 
         Raises `ReadIdle` once `cancel` was called.
         """
         try:
-            while self._parts:
-                part = self._parts.popleft()
-                batch = part.record_batch()
+            while parts := self._take():
+                batches = [part.record_batch() for part in parts]
+                batch = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
                 yield batch if self._columns is None else batch.select(self._columns)
                 self.progress_at = self._clock()
             if self._cancelled:
@@ -47,6 +54,17 @@ class Read:
             )
         finally:
             self.done = True
+
+    def _take(self) -> list[Part]:
+        """The parts of the next record batch: a large one, or as many small ones as make one."""
+        taken: list[Part] = []
+        size = 0
+        while self._parts and size < SMALL_BYTES:
+            size += self._parts[0].size_bytes
+            if taken and size > LARGE_BYTES:
+                break
+            taken.append(self._parts.popleft())
+        return taken
 
     def cancel(self) -> None:
         """Let go of the rows. What is on the wire stays with gRPC; when the reader asks for more it gets an error."""

@@ -5,9 +5,9 @@ through an `AckSink`. All methods are plain functions called on one thread with 
 grpc, Flight, files or the event loop (but for `Subscription.wait_resumed` and `wait_rows`, which only wait).
 """
 
-from penstock.reservoir.batch import Snapshot
+from penstock.reservoir.batch import Part, Snapshot
 from penstock.reservoir.ports import AckOutcome, AckSink, ChunkSink
 from penstock.reservoir.reservoir import Reservoir
 from penstock.reservoir.subscription import Subscription
 
-__all__ = ["AckOutcome", "AckSink", "ChunkSink", "Reservoir", "Snapshot", "Subscription"]
+__all__ = ["AckOutcome", "AckSink", "ChunkSink", "Part", "Reservoir", "Snapshot", "Subscription"]

@@ -54,6 +54,12 @@ class Part:
     claim: Allocation
     selection: np.ndarray | None
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all rows that are held for it."""
+        size: int = self.rows.nbytes
+        return size
+
     def record_batch(self) -> pa.RecordBatch:
         """The rows; those of ordered batches are picked here, on the reader's thread."""
         return self.rows if self.selection is None else self.rows.take(pa.array(self.selection))

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.reservoir.budget import Allocation, Share
 from penstock.reservoir.ordering import buckets_of
-
-MERGE_BELOW_BYTES = 256 << 10
-"""Chunks smaller than this are joined when a batch is sealed, so that readers get few, large record batches."""
-
-MERGED_BYTES = 1 << 20
-"""About the size of a joined chunk: that of a chunk decoded under load."""
 
 
 class Chunk:
@@ -46,14 +38,13 @@ class Chunk:
         received_at: float,
         claims: tuple[Allocation, Allocation],
         buckets: np.ndarray | None = None,
-        publish_range_us: tuple[int, int] | None = None,
     ) -> None:
         self.rows = rows
         self.ack_ids = ack_ids
         self.received_at = received_at
         self.buckets = buckets
         self.rows_bytes: int = rows.nbytes
-        self.publish_range_us = publish_range_us or _publish_range_us(rows)
+        self.publish_range_us = _publish_range_us(rows)
         self.lease: Lease | None = None
         self.unsealed = False
         self._claims = claims
@@ -106,19 +97,6 @@ class Chunk:
         mask = pa.array(keep)
         rows, ack_ids, buckets = self.rows.filter(mask), self.ack_ids.filter(mask), self.buckets[keep]
         return Chunk(rows, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets)
-
-
-def merge(chunks: Sequence[Chunk], share: Share) -> Chunk:
-    """One chunk of several, in order, copied."""
-    rows = pa.concat_batches([chunk.rows for chunk in chunks])
-    ack_ids = pa.concat_arrays([chunk.ack_ids for chunk in chunks])
-    buckets = None
-    if chunks[0].buckets is not None:
-        buckets = np.concatenate([chunk.buckets for chunk in chunks if chunk.buckets is not None])
-    claims = (share.claim(rows.get_total_buffer_size()), share.claim(ack_ids.get_total_buffer_size()))
-    publish = (min(c.publish_range_us[0] for c in chunks), max(c.publish_range_us[1] for c in chunks))
-    received_at = min(chunk.received_at for chunk in chunks)
-    return Chunk(rows, ack_ids, received_at=received_at, claims=claims, buckets=buckets, publish_range_us=publish)
 
 
 class Lease:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.budget import Share
-from penstock.reservoir.chunk import MERGE_BELOW_BYTES, MERGED_BYTES, Chunk, merge
+from penstock.reservoir.chunk import Chunk
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Extend, Lapse, Leases
 from penstock.reservoir.ordering import BUCKETS
@@ -45,12 +45,12 @@ class Holdings:
         self.queue.append(chunk)
 
     def take(self, max_rows: int, max_bytes: int) -> list[Chunk]:
-        """Chunks for a batch, oldest rows first, small ones joined; empty when nothing is buffered."""
+        """Chunks for a batch, oldest rows first; empty when nothing is buffered."""
         chunks, cut = self.queue.take(max_rows, max_bytes)
         if cut is not None:
             whole, parts = cut
             self._replace_leases([whole], parts)
-        return self._joined(chunks)
+        return chunks
 
     def put_back(self, chunks: Sequence[Chunk]) -> None:
         """Chunks that nobody read return to the head of the queue, leases kept."""
@@ -116,30 +116,6 @@ class Holdings:
             self._leases.extended(work, now, clock(), confirmed=confirmed)
 
         self._acks.extend(ack_ids, settled)
-
-    def _joined(self, chunks: list[Chunk]) -> list[Chunk]:
-        """Runs of small chunks as one each: a reader pays for every record batch."""
-        joined: list[Chunk] = []
-        run: list[Chunk] = []
-        run_bytes = 0
-        for chunk in chunks:
-            small = chunk.rows_bytes < MERGE_BELOW_BYTES
-            if run and (not small or run_bytes >= MERGED_BYTES):
-                joined.append(self._join(run))
-                run, run_bytes = [], 0
-            if small:
-                run.append(chunk)
-                run_bytes += chunk.rows_bytes
-            else:
-                joined.append(chunk)
-        return [*joined, self._join(run)] if run else joined
-
-    def _join(self, run: list[Chunk]) -> Chunk:
-        if len(run) == 1:
-            return run[0]
-        merged = merge(run, self._share)
-        self._replace_leases(run, [merged])
-        return merged
 
     def _replace_leases(self, old: Sequence[Chunk], new: Sequence[Chunk]) -> None:
         """`new` hold the messages of `old` now: the shortest deadline counts."""
