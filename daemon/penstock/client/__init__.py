@@ -5,8 +5,9 @@ are in `driver` (no threads, no sockets: nodes, clock and sleep are handed in), 
 `node`. The room must not know Spark, Pub/Sub or how a daemon works inside; it imports pyarrow and nothing else.
 """
 
+from penstock.client.calls import ReaderSettings
 from penstock.client.consumer import Batch, Consumer
-from penstock.client.driver import Driver, Limits, PlannedRead, ReaderSettings
+from penstock.client.driver import Driver, Limits, PlannedRead
 from penstock.client.node import NodeClient
 from penstock.client.offset import NamedBatch, Offset
 from penstock.client.session import Session

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from penstock.client.driver import Driver, Limits, ReaderSettings
+from penstock.client.calls import ReaderSettings
+from penstock.client.driver import Driver, Limits
 from penstock.client.node import NodeClient
 from penstock.client.offset import Offset
 from penstock.client.session import Session

@@ -1,8 +1,6 @@
 """The reader's side of the protocol: what a Spark driver and a plain consumer have in common.
 
-No threads, no sockets, no clock of its own: nodes, time and sleep are handed in, so that whole queries run in
-simulation.
-`session` adds the threads.
+Which epochs are committed, sealed and planned, and when; `calls` says it to the nodes, `session` adds the threads.
 """
 
 from __future__ import annotations
@@ -10,66 +8,33 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.client.available_now import AvailableNow, Verdict
-from penstock.client.commits import PendingCommits
+from penstock.client.calls import RETRY_LAST_S, Calls, Peer, ReaderSettings
 from penstock.client.node import Node
 from penstock.client.offset import NamedBatch, Offset
-from penstock.contract import PROTOCOL_VERSION, Reader, new_id
 from penstock.contract.actions import (
-    AliveRequest,
     Backlog,
     BacklogRequest,
     ByeRequest,
     CloseRequest,
     CommitRequest,
-    CreateSubscription,
-    OpenReply,
-    OpenRequest,
     PlanReply,
     PlanRequest,
     SealReply,
     SealRequest,
-    StatusRequest,
     Ticket,
 )
-from penstock.contract.body import Request
-from penstock.errors import (
-    BatchGone,
-    Draining,
-    InvalidRequest,
-    NodeUnreachable,
-    OpenAgain,
-    PenstockError,
-    ReaderFenced,
-    SubscriptionShared,
-)
+from penstock.errors import BatchGone, InvalidRequest
 
 _LOG = logging.getLogger("penstock.client")
 
-RETRY_FIRST_S = 0.05
-RETRY_LAST_S = 1.0
-"""Waits between two tries of a node that does not answer double from the first to the last."""
-
 POLL_S = 0.05
 """How often AvailableNow looks at the backlog while it waits for silence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReaderSettings:
-    """How one consumer reads one subscription. `columns`: those wanted, in order; None for all."""
-
-    subscription: str
-    share: bool = False
-    create: CreateSubscription | None = None
-    columns: tuple[str, ...] | None = None
-    node_wait_s: float = 90.0
-    commit_ttl: int = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +64,6 @@ class PlannedRead:
     bytes: int
 
 
-class _Peer:
-    """One node as this reader knows it. `id` is None until it was opened."""
-
-    def __init__(self, node: Node, commit_ttl: int) -> None:
-        self.node = node
-        self.id: str | None = None
-        self.opened = False
-        self.up = True
-        self.heartbeat_s = RETRY_LAST_S
-        self.backlog: Backlog | None = None
-        self.held: set[int] = set()
-        self.commits = PendingCommits(commit_ttl)
-
-
 class Driver:
     """Speaks for one consumer as one reader. Calls block; one at a time, but for `beat`, `look` and `bye`.
 
@@ -132,15 +83,12 @@ class Driver:
         self.consumer = consumer
         self.settings = settings
         self.gone_batches = 0
-        self._peers = [_Peer(node, settings.commit_ttl) for node in nodes]
+        self._peers = [Peer(node, settings.commit_ttl) for node in nodes]
+        self._calls = Calls(consumer, settings, clock=clock, wall=wall, sleep=sleep)
         self._clock, self._wall, self._sleep = clock, wall, sleep
-        self._reader: Reader | None = None
-        self._after = 0
-        self._fenced: ReaderFenced | None = None
         self._available_now: AvailableNow | None = None
         self._ended = False
         self._left_out: dict[str, int] = {}
-        self._turn = threading.Lock()  # held by a call that may open; `beat` skips its own open when it is taken
 
     # --- epochs -------------------------------------------------------------------------------------------------
 
@@ -150,8 +98,8 @@ class Driver:
         Raises `NodeUnreachable` after `node_wait_s`, `SubscriptionShared`, `SubscriptionFailed`, `EpochPast`,
         `ReaderFenced`.
         """
-        with self._turn:
-            self._after = max(self._after, start.epoch)
+        with self._calls.turn:
+            self._calls.after = max(self._calls.after, start.epoch)
             self._commit(start)
             if self._available_now is not None:
                 return self._until_quiet(start, limits, self._available_now)
@@ -159,13 +107,13 @@ class Driver:
 
     def seal(self, start: Offset, limits: Limits) -> Offset | None:
         """Seal the epoch after `start` and commit nothing; None when nothing is due. Raises as `latest`."""
-        with self._turn:
-            self._after = max(self._after, start.epoch)
+        with self._calls.turn:
+            self._calls.after = max(self._calls.after, start.epoch)
             return self._seal_if_due(start, limits)
 
     def commit(self, finished: Offset) -> None:
         """The epoch that ends at `finished` was processed: its rows may be acknowledged. Raises as `latest`."""
-        with self._turn:
+        with self._calls.turn:
             self._commit(finished)
 
     def plan(self, start: Offset, end: Offset, slices: int) -> list[PlannedRead]:
@@ -181,8 +129,8 @@ class Driver:
                 "tracking (asyncProgressTrackingEnabled) is not supported, since it reports batches as "
                 "done that may be lost"
             )
-        with self._turn:
-            self._after = max(self._after, start.epoch)
+        with self._calls.turn:
+            self._calls.after = max(self._calls.after, start.epoch)
             return [read for node, named in end.nodes.items() for read in self._planned(end.epoch, node, named, slices)]
 
     def take_what_is_there(self, idle_s: float) -> None:
@@ -198,7 +146,7 @@ class Driver:
         Never raises: what is wrong shows at the caller's next call. A node that asks for `open` gets it, unless a call
         is running, which will do so itself.
         """
-        pauses = [self._beat(peer) for peer in self._peers if peer.id is not None]
+        pauses = [self._calls.beat(peer) for peer in self._peers if peer.id is not None]
         return min(pauses, default=RETRY_LAST_S)
 
     def look(self, wait_s: float) -> bool:
@@ -206,16 +154,18 @@ class Driver:
         peer = self._peers[0]
         if not peer.opened:
             return False
-        peer.backlog = self._call(peer, "backlog", self._ask(BacklogRequest, wait_s=wait_s))
+        peer.backlog = self._calls.once(peer, "backlog", self._calls.ask(BacklogRequest, wait_s=wait_s))
         return peer.backlog.rows > 0
 
     def bye(self) -> None:
         """Tell the nodes that this reader stops; never waits for more than the action's deadline, never raises."""
-        self._part("bye", ByeRequest)
+        for peer in self._peers:
+            self._calls.part(peer, "bye", ByeRequest)
 
     def close(self) -> None:
         """End the consumer for good: what it holds goes back to Pub/Sub. Never raises."""
-        self._part("close", CloseRequest)
+        for peer in self._peers:
+            self._calls.part(peer, "close", CloseRequest)
 
     # --- figures ------------------------------------------------------------------------------------------------
 
@@ -248,9 +198,9 @@ class Driver:
     def pending_commits(self) -> CommitRequest | None:
         """What a task may carry to a node that the driver could not tell; None when there is nothing."""
         peer = self._peers[0]
-        if not len(peer.commits) or self._reader is None:
+        if not len(peer.commits) or self._calls.reader is None:
             return None
-        request: CommitRequest = self._ask(
+        request: CommitRequest = self._calls.ask(
             CommitRequest, epochs=peer.commits.epochs(), excluded=tuple(self._left_out), task=True
         )
         return request
@@ -263,9 +213,9 @@ class Driver:
                 peer.commits.add(finished.finished())
             if len(peer.commits):
                 request = functools.partial(
-                    self._ask, CommitRequest, epochs=peer.commits.epochs(), excluded=tuple(self._left_out)
+                    self._calls.ask, CommitRequest, epochs=peer.commits.epochs(), excluded=tuple(self._left_out)
                 )
-                reply = self._patiently(peer, "commit", request)
+                reply = self._calls.patiently(peer, "commit", request)
                 if gone := peer.commits.settle(reply):
                     self.gone_batches += gone
                     _LOG.warning("%d finished batches were gone at %s: their rows come again", gone, peer.node.endpoint)
@@ -293,14 +243,14 @@ class Driver:
         named: dict[str, NamedBatch] = {}
         for peer in self._peers:
             request = functools.partial(
-                self._ask,
+                self._calls.ask,
                 SealRequest,
                 epoch=start.epoch + 1,
                 after=start.epoch,
                 max_rows=limits.max_rows,
                 max_bytes=limits.max_bytes,
             )
-            reply: SealReply = self._patiently(peer, "seal", request)
+            reply: SealReply = self._calls.patiently(peer, "seal", request)
             peer.backlog = reply.backlog
             if reply.batch is not None and peer.id is not None:
                 named[peer.id] = NamedBatch(batch=reply.batch, rows=reply.rows)
@@ -322,11 +272,11 @@ class Driver:
     def _planned(self, epoch: int, node: str, named: NamedBatch, slices: int) -> list[PlannedRead]:
         (peer,) = self._peers
         request = functools.partial(
-            self._ask, PlanRequest, epoch=epoch, batch=named.batch, slices=slices, columns=self.settings.columns
+            self._calls.ask, PlanRequest, epoch=epoch, batch=named.batch, slices=slices, columns=self.settings.columns
         )
         try:
             # A node that was restarted without its memory has another ID and says that the batch is gone as well.
-            reply: PlanReply = self._patiently(peer, "plan", request)
+            reply: PlanReply = self._calls.patiently(peer, "plan", request)
         except BatchGone as error:
             self.gone_batches += 1
             # Should the node that has it come back under this address, the commit must not acknowledge it.
@@ -337,105 +287,7 @@ class Driver:
             return []
         return [PlannedRead(peer.node.endpoint, part.ticket, part.rows, part.bytes) for part in reply.slices]
 
-    def _backlog(self, peer: _Peer) -> Backlog:
-        backlog: Backlog = self._patiently(peer, "backlog", functools.partial(self._ask, BacklogRequest))
+    def _backlog(self, peer: Peer) -> Backlog:
+        backlog: Backlog = self._calls.patiently(peer, "backlog", functools.partial(self._calls.ask, BacklogRequest))
         peer.backlog = backlog
         return backlog
-
-    def _patiently(self, peer: _Peer, action: str, request: Callable[[], Request]) -> Any:
-        """Call, opening first where needed, again and again until there is an answer or `node_wait_s` is over.
-
-        All our calls may be repeated: a lost reply costs a second call. The last error is raised.
-        """
-        waiting_since, pause_s = self._clock(), RETRY_FIRST_S
-        while True:
-            try:
-                if not peer.opened:
-                    self._open(peer)
-                reply = self._call(peer, action, request())
-            except OpenAgain:
-                peer.opened = False
-                error: PenstockError = NodeUnreachable(
-                    f"the daemon at {peer.node.endpoint} forgets this reader again and again"
-                )
-            except (NodeUnreachable, Draining, SubscriptionShared) as failure:
-                error = failure
-                if pause_s == RETRY_FIRST_S:
-                    _LOG.warning("waiting up to %g s: %s", self.settings.node_wait_s, failure)
-            else:
-                return reply
-            waited_s = self._clock() - waiting_since
-            if waited_s >= self.settings.node_wait_s:
-                raise type(error)(
-                    f"{error.message} (waited {waited_s:.0f} s, option nodeWait)", node=error.node, **error.details
-                ) from error
-            self._sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_LAST_S)
-
-    def _open(self, peer: _Peer) -> None:
-        settings = self.settings
-        if self._reader is None:
-            status = self._call(peer, "status", StatusRequest(v=PROTOCOL_VERSION, consumer=self.consumer))
-            # The wall clock makes a reader newer even where no node remembers the one before it.
-            self._reader = Reader(max(1 + status.generation, int(self._wall() * 1000)), new_id())
-        request = self._ask(
-            OpenRequest,
-            subscription=settings.subscription,
-            after=self._after,
-            share=settings.share,
-            create=settings.create,
-        )
-        reply: OpenReply = self._call(peer, "open", request)
-        if peer.id not in (None, reply.node):
-            _LOG.warning(
-                "the daemon at %s was restarted without its batches: their rows come again", peer.node.endpoint
-            )
-        peer.id, peer.heartbeat_s, peer.held = reply.node, reply.heartbeat_s, set(reply.held)
-        peer.opened = True
-
-    def _call(self, peer: _Peer, action: str, request: Request) -> Any:
-        if self._fenced is not None:
-            raise self._fenced
-        try:
-            reply = peer.node.call(action, request)
-        except ReaderFenced as error:
-            self._fenced = error
-            raise
-        except NodeUnreachable:
-            peer.up = False
-            raise
-        peer.up = True
-        return reply
-
-    def _beat(self, peer: _Peer) -> float:
-        if self._fenced is not None:
-            return peer.heartbeat_s
-        try:
-            self._call(peer, "alive", self._ask(AliveRequest))
-        except OpenAgain:
-            if not self._turn.acquire(blocking=False):
-                return RETRY_LAST_S
-            try:
-                self._open(peer)
-            except PenstockError as error:
-                _LOG.warning("open again at %s: %s", peer.node.endpoint, error)
-                return RETRY_LAST_S
-            finally:
-                self._turn.release()
-        except NodeUnreachable:
-            return min(peer.heartbeat_s, RETRY_LAST_S)
-        except PenstockError as error:
-            _LOG.warning("heartbeat to %s: %s", peer.node.endpoint, error)
-        return peer.heartbeat_s
-
-    def _part(self, action: str, kind: type[ByeRequest | CloseRequest]) -> None:
-        for peer in self._peers:
-            if peer.id is None or self._fenced is not None:
-                continue
-            try:
-                self._call(peer, action, self._ask(kind))
-            except PenstockError as error:
-                _LOG.info("%s to %s: %s", action, peer.node.endpoint, error)
-
-    def _ask(self, kind: Callable[..., Any], **fields: Any) -> Any:
-        return kind(v=PROTOCOL_VERSION, consumer=self.consumer, reader=self._reader, **fields)
