@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -31,6 +32,31 @@ def test_the_lock_file_has_everything_that_the_project_names() -> None:
     named |= {_name(requirement) for requirement in PROJECT["project"]["dependencies"]}
     locked = {_name(entry) for entry in pinned(LOCK.read_text())}
     assert named - {"penstock"} <= locked
+
+
+def test_everything_imported_is_named_by_the_project() -> None:
+    named = {_name(text) for texts in PROJECT["project"]["optional-dependencies"].values() for text in texts}
+    named |= {"penstock", "pyspark-pubsub", "pyarrow", "tests", "benchmarks"} | sys.stdlib_module_names
+    # Import names that are not the distribution's.
+    other = {"google": "google-cloud-pubsub", "grpc": "grpcio", "pydantic_core": "pydantic"}
+    imported = {
+        module
+        for folder in ("daemon", "spark_client", "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for module in _modules(node)
+    }
+    assert {
+        module for module in imported if module not in named and _name(other.get(module, module)) not in named
+    } == set()
+
+
+def _modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name.split(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return [node.module.split(".")[0]]
+    return []
 
 
 def test_the_changelog_speaks_of_the_version() -> None:
