@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
-        self._http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        self._http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self._paths: dict[int, str] = {}
         self._bodies: dict[int, bytearray] = {}
         self._hoses: dict[int, Hose] = {}
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say our settings."""
         # uvloop's transport has the methods of a stream transport without being one.
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         settings = h2.settings.SettingCodes
         self._http.local_settings = h2.settings.Settings(
@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
         for event in self._http.receive_data(data):
             if isinstance(event, h2.events.RequestReceived):
                 assert event.headers is not None and event.stream_id is not None
-                self._paths[event.stream_id] = str(dict(event.headers)[":path"])
+                self._paths[event.stream_id] = dict(event.headers)[b":path"].decode()
                 self._bodies[event.stream_id] = bytearray()
             elif isinstance(event, h2.events.DataReceived):
                 self._take(event)
