@@ -88,8 +88,8 @@ class Spread:
 
     @property
     def range(self) -> str:
-        """Such as `812-934`."""
-        return f"{self.lowest:,.4g}-{self.highest:,.4g}"
+        """Such as `90,812-93,400`."""
+        return f"{_cell(float(self.lowest))}-{_cell(float(self.highest))}"
 
 
 def take_turns(arms: Mapping[str, Callable[[], Row]], rounds: int) -> dict[str, list[Row]]:
@@ -140,7 +140,7 @@ def main(run: Callable[[float], Report], *, seconds: float) -> None:
     parser.add_argument("--json", type=Path, help="write name, machine, rows and ratios to this file")
     chosen = parser.parse_args()
     report = run(chosen.seconds)
-    report.print(Console(width=None if sys.stdout.isatty() else 160))
+    report.print(Console(width=None if sys.stdout.isatty() else 200))
     if chosen.json:
         chosen.json.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
 
