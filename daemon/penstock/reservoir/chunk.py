@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.reservoir.budget import Allocation, Share
 from penstock.reservoir.ordering import buckets_of
@@ -122,5 +121,11 @@ class Lease:
 
 def _publish_range_us(rows: pa.RecordBatch) -> tuple[int, int]:
     """Least and greatest publish time in microseconds since 1970; (0, 0) where the service gave none."""
-    found = pc.min_max(rows.column("publish_time").view(pa.int64()))
-    return (found["min"].as_py() or 0, found["max"].as_py() or 0)
+    times = rows.column("publish_time")
+    if times.null_count:
+        times = times.drop_null()
+    if not len(times):
+        return (0, 0)
+    # Straight from the buffer: a compute kernel costs ten times as much for a chunk, and every chunk pays.
+    microseconds = np.frombuffer(times.buffers()[1], np.int64, len(times), times.offset * 8)
+    return (int(microseconds.min()), int(microseconds.max()))
