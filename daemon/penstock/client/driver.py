@@ -259,9 +259,8 @@ class Driver:
     def _until_quiet(self, start: Offset, limits: Limits, rule: AvailableNow) -> Offset | None:
         while not self._ended:
             (peer,) = self._peers
-            verdict = rule.judge(self._backlog(peer), self._clock())
-            if self._was_sealed(start.epoch + 1):
-                verdict = Verdict.TAKE
+            backlog = self._backlog(peer)
+            verdict = Verdict.TAKE if self._was_sealed(start.epoch + 1) else rule.judge(backlog, self._clock())
             if verdict is Verdict.TAKE and (sealed := self._seal(start, limits)) is not None:
                 return sealed
             self._ended = verdict is Verdict.END
