@@ -132,6 +132,10 @@ class Children:
         self._all.append(child)
         return child
 
+    def new_folder(self) -> str:
+        """An empty folder that goes with the benchmark's own."""
+        return tempfile.mkdtemp(dir=self.folder)
+
     @contextlib.contextmanager
     def running(self, name: str, *arguments: str, **environment: str) -> Iterator[Child]:
         """One that ends with the block."""

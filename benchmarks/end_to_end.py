@@ -62,6 +62,7 @@ def limit(owned: Children, shape: Shape, seconds: float, batch_rows: list[int]) 
 
 def _query(owned: Children, source: str, options: list[str], shape: Shape, seconds: float, **beside: Child) -> Row:
     arguments = ["benchmarks.spark_query", "throughput", "--format", source, "--seconds", str(seconds)]
+    arguments += ["--checkpoint", owned.new_folder()]
     for option in options:
         arguments += ["--option", option]
     with owned.running("spark", *arguments) as spark:

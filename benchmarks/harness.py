@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -47,8 +48,9 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def add(self, **cells: Any) -> None:
-        """One row of the table."""
+        """One row of the table; said at once on standard error, since a benchmark takes a while."""
         self.rows.append(cells)
+        print(f"{self.name}:", *(f"{key}={_cell(value)}" for key, value in cells.items()), file=sys.stderr, flush=True)
 
     def to_json(self) -> dict[str, Any]:
         """The file's contents."""
@@ -139,6 +141,8 @@ def main(run: Callable[[float], Report], *, seconds: float) -> None:
     parser.add_argument("--seconds", type=float, default=seconds, help="for each measurement (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write name, machine, rows and ratios to this file")
     chosen = parser.parse_args()
+    # Asked to stop, it ends its children and removes its files.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     report = run(chosen.seconds)
     report.print(Console(width=None if sys.stdout.isatty() else 200))
     if chosen.json:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from benchmarks.children import children
+from benchmarks.children import Child, Children, children
 from benchmarks.daemon import daemon
 from benchmarks.floor_source import PAUSE_S
 from benchmarks.harness import Goal, Report, main
@@ -29,8 +31,8 @@ def run(seconds: float) -> Report:
     medians = {}
     with children() as owned:
         with topic(owned) as (_, port, publisher), daemon(owned, port, SUBSCRIPTION) as (_, address):
-            options = ["--option", f"subscriptionId={SUBSCRIPTION}", "--option", f"daemons={address}"]
-            with owned.running("spark", "benchmarks.spark_query", "latency", "--format", "pubsub", *options) as spark:
+            options = ("--option", f"subscriptionId={SUBSCRIPTION}", "--option", f"daemons={address}")
+            with _query(owned, "pubsub", *options) as spark:
 
                 def one() -> float:
                     publisher.one(str(time.time_ns()).encode())
@@ -39,14 +41,18 @@ def run(seconds: float) -> Report:
                     return took_ms
 
                 medians["penstock"] = _measure(report, "penstock", one, seconds)
-        with owned.running("spark", "benchmarks.spark_query", "latency", "--format", "one_row") as spark:
+        with _query(owned, "one_row") as spark:
             medians["spark floor"] = _measure(report, "spark floor", lambda: spark.expect("processed"), seconds)
     report.ratios["p50_over_floor_ms"] = medians["penstock"] - medians["spark floor"]
     return report
 
 
-def _measure(report: Report, arm: str, one: object, seconds: float) -> float:
-    assert callable(one)
+def _query(owned: Children, source: str, *options: str) -> AbstractContextManager[Child]:
+    arguments = ("--checkpoint", owned.new_folder(), "--format", source, *options)
+    return owned.running("spark", "benchmarks.spark_query", "latency", *arguments)
+
+
+def _measure(report: Report, arm: str, one: Callable[[], float], seconds: float) -> float:
     for _ in range(WARM_UP_MESSAGES):
         one()
     times_ms: list[float] = []

@@ -11,7 +11,6 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -100,18 +99,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["throughput", "latency"])
     parser.add_argument("--format", required=True)
+    parser.add_argument("--checkpoint", required=True, help="an empty folder; whoever made it removes it")
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--warm-up-s", type=float, default=5)
     parser.add_argument("--cores", type=int, default=2)
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as checkpoint:
-        reader = session(chosen.cores).readStream.format(chosen.format)
-        rows = reader.options(**dict(option.split("=", 1) for option in chosen.option)).load()
-        if chosen.what == "throughput":
-            throughput(rows, checkpoint, chosen.seconds, chosen.warm_up_s)
-        else:
-            latency(rows, checkpoint)
+    reader = session(chosen.cores).readStream.format(chosen.format)
+    rows = reader.options(**dict(option.split("=", 1) for option in chosen.option)).load()
+    if chosen.what == "throughput":
+        throughput(rows, chosen.checkpoint, chosen.seconds, chosen.warm_up_s)
+    else:
+        latency(rows, chosen.checkpoint)
 
 
 if __name__ == "__main__":
