@@ -23,6 +23,7 @@ from google.pubsub_v1.types import (
 from ptars import HandlerPool, PtarsConfig
 
 from penstock.contract import ROWS_SCHEMA
+from penstock.pubsub.compact import compact
 from penstock.pubsub.pull_schema import response_descriptor
 
 MAX_IDS = 2500
@@ -67,7 +68,10 @@ class Undecodable(ValueError):
 
 @dataclass(frozen=True)
 class Decoded:
-    """Messages of some responses: `rows` in `contract.ROWS_SCHEMA`, `ack_ids` (string array) row by row."""
+    """Messages of some responses: `rows` in `contract.ROWS_SCHEMA`, `ack_ids` (string array) row by row.
+
+    Two blocks of memory of exactly their size: the message and ack IDs, and the rest.
+    """
 
     rows: pa.RecordBatch
     ack_ids: pa.Array
@@ -93,15 +97,11 @@ def decode(responses: Sequence[bytes]) -> Decoded:
     # `values`, not `flatten`: the lists are as ptars made them, without nulls or an offset, and 20 us count here.
     ack_ids, message, attempts = batch.column(0).values.flatten()
     data, attributes, message_ids, publish_times, keys = message.flatten()
-    columns = [
-        message_ids,
-        data,
-        pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items),
-        publish_times,
-        _absent(keys),
-        _absent_attempts(attempts),
-    ]
-    return Decoded(pa.RecordBatch.from_arrays(columns, schema=ROWS_SCHEMA), ack_ids)
+    attributes = pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items)
+    # What an ack needs outlives the rest, so it is a block of its own.
+    message_ids, ack_ids = compact([message_ids, ack_ids])
+    rest = compact([data, attributes, publish_times, _absent(keys), _absent_attempts(attempts)])
+    return Decoded(pa.RecordBatch.from_arrays([message_ids, *rest], schema=ROWS_SCHEMA), ack_ids)
 
 
 def decode_each(responses: Sequence[bytes]) -> tuple[list[Decoded], list[Undecodable]]:
