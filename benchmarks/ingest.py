@@ -18,8 +18,9 @@ from benchmarks.messages import ACK_ID_CHARACTERS, Shape
 from penstock.client import NodeClient
 
 GOALS = {"vs_google_python_1kb": Goal(25), "vs_raw_receive_1kb": Goal(0.6)}
-SHAPES = (Shape(1024, 100), Shape(1024, 1000), Shape(100, 100), Shape(100, 1000))
-ROUNDS = 3
+SHAPES = (Shape(1024, 100), Shape(1024, 1000), Shape(100, 1000))
+LEAST_S = 2.0
+MOST_ROUNDS = 3
 WARM_UP_S = 1.0
 SEAL_EVERY_S = 0.1
 
@@ -31,17 +32,18 @@ def run(seconds: float) -> Report:
     """All shapes, `seconds` for each arm of each, in turns."""
     report = Report("ingest", goals=GOALS)
     rate: dict[tuple[str, Shape], float] = {}
+    rounds = max(1, min(MOST_ROUNDS, int(seconds / LEAST_S)))
     with children() as owned:
         for shape in SHAPES:
             with owned.running("firehose", "benchmarks.firehose", "--prepare", shape.subscription) as firehose:
                 port = firehose.expect("ready")
-                each = max(seconds / ROUNDS, 1.0)
+                each = max(seconds / rounds, 1.0)
                 arms = {
                     "penstock": functools.partial(penstock, owned, firehose, port, shape, each),
                     "raw receive": functools.partial(raw, owned, firehose, port, shape, each),
                     "google python": functools.partial(google, owned, firehose, port, shape, each),
                 }
-                for arm, samples in take_turns(arms, ROUNDS).items():
+                for arm, samples in take_turns(arms, rounds).items():
                     row = middle(samples, "messages_per_s")
                     spread = Spread.of([sample["messages_per_s"] for sample in samples])
                     rate[arm, shape] = row["messages_per_s"]
