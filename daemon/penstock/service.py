@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import uvloop
 
-from penstock import errors
+from penstock import errors, memory
 from penstock.clock import Clock, boottime
 from penstock.contract import subscription_path
 from penstock.contract.actions import CreateSubscription
@@ -28,12 +28,16 @@ from penstock.telemetry import events
 TICK_S = 0.05
 """Leases, contact and idle reads are looked at this often; it bounds how late a pause is noticed."""
 
+IDLE_S = 10.0
+"""When nothing came or went for this long the daemon gives freed memory back to the system."""
+
 FLUSH_S = 5.0
 """How long the last acks and releases may take at the end of a drain."""
 
 
 def run(settings: Settings) -> int:
     """Serve until told to stop; the exit code."""
+    memory.keep_heap()
     return uvloop.run(Service(settings).run())
 
 
@@ -120,7 +124,7 @@ class Service:
         )
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                running = [self._tasks.create_task(self._tick(flight))]
+                running = [self._tasks.create_task(self._tick(flight)), self._tasks.create_task(self._trim())]
                 await self._prefetch()
                 gc.freeze()  # what is here now stays: the collector need not look at it again
                 self._serving = True
@@ -161,6 +165,17 @@ class Service:
                 events.RowsLapsed(rows=lapsed).emit()
             if idle := flight.reads.sweep():
                 events.ReadsCancelled(reads=idle).emit()
+
+    async def _trim(self) -> None:
+        """Return freed memory to the system once nothing has come in for a while; a busy heap is kept as it is."""
+        trimmed = seen = (0, 0)
+        while True:
+            await asyncio.sleep(IDLE_S)
+            received = sum(held.ledger.received for held in self.reservoir.subscriptions.values())
+            last, seen = seen, (received, self.reservoir.budget.used_bytes)
+            if seen == last and seen != trimmed:
+                trimmed = seen
+                await asyncio.to_thread(memory.give_back)
 
     async def _drain(self, flight: FlightServer) -> None:
         """Stop pulling, serve what is sealed until it is gone or the time is up, give the rest back, send every ack."""
