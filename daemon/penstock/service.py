@@ -61,10 +61,10 @@ class Service:
         async with (
             PubSubChannel(self.settings.pubsub) as self._channel,
             Control(self._channel) as self._control,
-            HttpServer(self.settings.http, daemon=self),
+            HttpServer(self.settings.http, daemon=self) as http,
         ):
             with self._signals():
-                await self._serve()
+                await self._serve(http.address)
         return 0
 
     # --- flight.Opener ------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Service:
 
     # --- life ---------------------------------------------------------------------------------------------------
 
-    async def _serve(self) -> None:
+    async def _serve(self, http: str) -> None:
         settings = self.settings
         flight = FlightServer(
             settings.listen,
@@ -128,9 +128,7 @@ class Service:
                 await self._prefetch()
                 gc.freeze()  # what is here now stays: the collector need not look at it again
                 self._serving = True
-                events.Serving(
-                    listen=settings.listen, port=flight.port, http=settings.http, node=self.reservoir.node
-                ).emit()
+                events.Serving(listen=settings.listen, port=flight.port, http=http, node=self.reservoir.node).emit()
                 await self._stop.wait()
                 await self._drain(flight)
                 for task in (*running, *(ingest.task for ingest in self._ingests.values())):
