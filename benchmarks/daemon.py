@@ -33,7 +33,7 @@ def daemon(owned: Children, pubsub_port: int, subscription: str, *more: str) -> 
     """
     port = free_port()
     address = f"127.0.0.1:{port}"
-    arguments = ["penstock", "serve", "--listen", f"grpc://{address}", "--http", f"127.0.0.1:{free_port()}"]
+    arguments = ["penstock", "serve", "--listen", f"grpc://{address}", "--http", "127.0.0.1:0"]
     arguments += ["--subscription", subscription, "--drain-timeout-s", "0", "--log-level", "warning", *more]
     with owned.running("daemon", *arguments, PUBSUB_EMULATOR_HOST=f"127.0.0.1:{pubsub_port}") as process:
         process.wait_listening(port)
