@@ -6,6 +6,7 @@ Prints `{"ready": port}`. Every ticket gets the same rows.
 from __future__ import annotations
 
 import argparse
+import math
 
 import pyarrow as pa
 import pyarrow.flight as fl
@@ -38,7 +39,7 @@ def batches(shape: Shape, size_bytes: int) -> list[pa.RecordBatch]:
     """Decoded as the daemon decodes, until the data columns have `size_bytes`."""
     templates = responses(shape)
     found: list[pa.RecordBatch] = []
-    together = max(1, DECODE_BYTES // len(templates[0]))
+    together = math.ceil(DECODE_BYTES / len(templates[0]))
     rows, position = 0, 0
     while rows * shape.data_bytes < size_bytes:
         raws = [templates[(position + i) % len(templates)] for i in range(together)]

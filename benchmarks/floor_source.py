@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -29,7 +30,7 @@ PAUSE_S = 0.3
 def chunks(subscription: str) -> list[pa.RecordBatch]:
     """Decoded as the daemon does it, once in each Python worker."""
     templates = responses(Shape.of(subscription))
-    together = max(1, DECODE_BYTES // len(templates[0]))
+    together = math.ceil(DECODE_BYTES / len(templates[0]))
     return [wire.decode(templates[i : i + together]).rows for i in range(0, len(templates), together)]
 
 
