@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 _ALIGNMENT = 64
@@ -36,15 +35,13 @@ def _block(buffers: Sequence[pa.Buffer | None]) -> list[pa.Buffer | None]:
         if buffer is not None:
             size += -(-buffer.size // _ALIGNMENT) * _ALIGNMENT
     whole = pa.allocate_buffer(size)
-    octets = np.frombuffer(whole, np.uint8)
+    octets = memoryview(whole)
     copies: list[pa.Buffer | None] = []
     for start, buffer in zip(starts, buffers, strict=True):
         if buffer is None:
             copies.append(None)
             continue
-        stop = start + buffer.size
-        if buffer.size:
-            octets[start:stop] = np.frombuffer(buffer, np.uint8)
+        octets[start : start + buffer.size] = buffer
         copies.append(whole.slice(start, buffer.size))
     return copies
 

@@ -5,6 +5,7 @@ The only module that uses ptars. A property test holds it against protobuf's own
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -100,7 +101,11 @@ def decode(responses: Sequence[bytes]) -> Decoded:
     attributes = pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items)
     # What an ack needs outlives the rest, so it is a block of its own.
     message_ids, ack_ids = compact([message_ids, ack_ids])
-    rest = compact([data, attributes, publish_times, _absent(keys), _absent_attempts(attempts)])
+    keys, attempts = _absent(keys), _absent_attempts(attempts)
+    if keys.null_count == attempts.null_count == len(attempts):  # all absent, as mostly: both are shared
+        rest = [*compact([data, attributes, publish_times]), keys, attempts]
+    else:
+        rest = compact([data, attributes, publish_times, keys, attempts])
     return Decoded(pa.RecordBatch.from_arrays([message_ids, *rest], schema=ROWS_SCHEMA), ack_ids)
 
 
@@ -214,7 +219,7 @@ def _absent(keys: pa.Array) -> pa.Array:
     """Empty strings as null. Most subscriptions have no key at all, which shows in the length of the buffer."""
     octets = keys.buffers()[2]
     if octets is None or octets.size == 0:
-        return pa.nulls(len(keys), pa.string())
+        return _nulls(len(keys), pa.string())
     return pc.if_else(pc.equal(pc.binary_length(keys), 0), _NO_KEY, keys)
 
 
@@ -222,5 +227,11 @@ def _absent_attempts(attempts: pa.Array) -> pa.Array:
     """Zeros as null: the service counts from 1, and only with a dead-letter policy."""
     present = pc.not_equal(attempts, _ZERO)
     if not pc.any(present).as_py():
-        return pa.nulls(len(attempts), pa.int32())
+        return _nulls(len(attempts), pa.int32())
     return pc.if_else(present, attempts, _NO_ATTEMPT)
+
+
+@functools.lru_cache(maxsize=64)
+def _nulls(length: int, kind: pa.DataType) -> pa.Array:
+    """Only nulls. Chunks of one length share them; lengths repeat, since the service fills its responses alike."""
+    return pa.nulls(length, kind)
