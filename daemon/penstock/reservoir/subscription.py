@@ -27,6 +27,10 @@ SEAL_FRACTION = 3
 RECENT_SEALS = 3
 """The queue may hold twice what the largest of these last batches took: the rest is somebody else's to pull."""
 
+PAUSE_LOOK_S = 0.002
+"""Pull streams ask for each response whether to go on; finding out costs as much as reading one. In this time a stream
+brings a megabyte or two more."""
+
 SATURATED = 0.8
 """Held bytes over the streams' flow control at which the service counts as stopped. It counts messages a little
 differently than our buffers do, so the mark is below 1; too low only lets a minimum of rows be met early."""
@@ -69,6 +73,8 @@ class Subscription:
         )
         self._recent_seals: deque[int] = deque(maxlen=RECENT_SEALS)
         self._moved = asyncio.Event()
+        self._paused = False
+        self._look_again_at = float("-inf")
 
     # --- what comes in ------------------------------------------------------------------------------------------
 
@@ -81,8 +87,11 @@ class Subscription:
 
     @property
     def paused(self) -> bool:
-        """Whether pulling must stand still; `pause_reason` says why."""
-        return self.pause_reason is not None
+        """Whether pulling must stand still, as of `PAUSE_LOOK_S` ago; `pause_reason` says why."""
+        now = self._clock()
+        if now >= self._look_again_at:
+            self._paused, self._look_again_at = self.pause_reason is not None, now + PAUSE_LOOK_S
+        return self._paused
 
     @property
     def pause_reason(self) -> str | None:
@@ -99,8 +108,9 @@ class Subscription:
 
     async def wait_resumed(self) -> None:
         """Return when `paused` is False. Safe to cancel."""
-        while self.paused:
+        while self.pause_reason is not None:
             await self._moved.wait()
+        self._look_again_at = float("-inf")
 
     async def wait_rows(self) -> None:
         """Return when an unsealed row is there, or none may come (failed, draining). Safe to cancel."""
@@ -176,7 +186,7 @@ class Subscription:
             bytes=queue.bytes,
             oldest_publish_time=None if oldest_publish is None else rfc3339(oldest_publish),
             oldest_age_s=None if oldest_received is None else now - oldest_received,
-            paused=self.paused or self._saturated,
+            paused=self.pause_reason is not None or self._saturated,
             draining=self.draining,
             streams_open_s=None if open_since is None else now - open_since,
         )
