@@ -9,6 +9,7 @@ work costs.
 from __future__ import annotations
 
 import functools
+import statistics
 
 from benchmarks.children import Child, Children, children
 from benchmarks.daemon import daemon
@@ -33,13 +34,16 @@ def run(seconds: float) -> Report:
                 "penstock": functools.partial(penstock, owned, shape, seconds / rounds, batch_rows),
                 "spark limit": functools.partial(limit, owned, shape, seconds / rounds, batch_rows),
             }
-            rate = {}
+            rate, cpu = {}, {}
             for arm, samples in take_turns(arms, rounds).items():
                 row = middle(samples, "rows_per_s")
                 rate[arm] = row["rows_per_s"]
+                cpu[arm] = statistics.median(sample["cpu_s_per_gb"] for sample in samples)
                 spread = Spread.of([sample["rows_per_s"] for sample in samples])
                 report.add(arm=arm, data_bytes=shape.data_bytes, **row, range=spread.range)
             report.ratios[f"vs_spark_limit_{name}"] = rate["penstock"] / rate["spark limit"]
+            report.ratios[f"cpu_vs_spark_limit_{name}"] = cpu["spark limit"] / cpu["penstock"]
+    report.notes.append("cpu_vs_…: by CPU seconds per GB of all processes, which others' load changes less")
     return report
 
 
@@ -71,15 +75,14 @@ def _query(owned: Children, source: str, options: list[str], shape: Shape, secon
         found = spark.expect("end")
         after = spark.tree_cpu_s() | {name: child.cpu_s() for name, child in beside.items()}
     gigabytes = found["rows"] * shape.data_bytes / 1e9
-    cpu = {
-        f"{name.replace(' ', '_')}_cpu_s_per_gb": round((after[name] - before[name]) / gigabytes, 2) for name in before
-    }
+    cpu = {name: (after[name] - before[name]) / gigabytes for name in before}
     return {
         "rows_per_s": round(found["rows"] / found["seconds"]),
         "data_mb_per_s": round(gigabytes * 1000 / found["seconds"]),
         "rows_per_batch": found["rows"] // found["batches"],
         "batch_ms": round(found["batch_ms"]),
-        **cpu,
+        "cpu_s_per_gb": round(sum(cpu.values()), 2),
+        **{f"of_which_{name.replace(' ', '_')}": round(seconds, 2) for name, seconds in cpu.items()},
     }
 
 

@@ -8,6 +8,7 @@ bare receiver does nothing with what it gets. Google's client acknowledges in it
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 
 from benchmarks.children import Child, Children, Meter, children
@@ -32,6 +33,7 @@ def run(seconds: float) -> Report:
     """All shapes, `seconds` for each arm of each, in turns."""
     report = Report("ingest", goals=GOALS)
     rate: dict[tuple[str, Shape], float] = {}
+    per_cpu_s: dict[tuple[str, Shape], float] = {}
     rounds = max(1, min(MOST_ROUNDS, int(seconds / LEAST_S)))
     with children() as owned:
         for shape in SHAPES:
@@ -47,6 +49,7 @@ def run(seconds: float) -> Report:
                     row = middle(samples, "messages_per_s")
                     spread = Spread.of([sample["messages_per_s"] for sample in samples])
                     rate[arm, shape] = row["messages_per_s"]
+                    per_cpu_s[arm, shape] = statistics.median(sample["messages_per_cpu_s"] for sample in samples)
                     size = shape.data_bytes
                     report.add(
                         arm=arm, data_bytes=size, messages_per_response=shape.messages, **row, range=spread.range
@@ -58,7 +61,10 @@ def run(seconds: float) -> Report:
         "vs_raw_receive_1kb": "raw receive",
     }
     for name, peer in ratios.items():
-        report.ratios[name] = min(rate["penstock", s] / rate[peer, s] for s in SHAPES if s.data_bytes == 1024)
+        for prefix, of in (("", rate), ("per_cpu_", per_cpu_s)):
+            worst = min(of["penstock", shape] / of[peer, shape] for shape in SHAPES if shape.data_bytes == 1024)
+            report.ratios[prefix + name] = worst
+    report.notes.append("per_cpu_…: messages per CPU second of the receiving process, which others' load changes less")
     return report
 
 
@@ -112,7 +118,9 @@ def _take(driver: Driver, seconds: float) -> int:
 
 def _row(shape: Shape, messages: int, seconds: float, cores: dict[str, float], **more: int) -> Row:
     rate = messages / seconds
-    return {"messages_per_s": round(rate), "data_mb_per_s": round(rate * shape.data_bytes / 1e6), **cores, **more}
+    per_cpu_s = round(rate / max(cores["arm_cores"], 0.01))
+    figures = {"messages_per_s": round(rate), "messages_per_cpu_s": per_cpu_s}
+    return {**figures, "data_mb_per_s": round(rate * shape.data_bytes / 1e6), **cores, **more}
 
 
 if __name__ == "__main__":
