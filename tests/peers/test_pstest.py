@@ -84,6 +84,18 @@ def test_what_a_closed_consumer_did_not_commit_comes_back_at_once(peer: Peer) ->
     assert sorted(received.message.message_id for received in peer.pull(ROWS, within_s=30)) == sorted(sent)
 
 
+def test_messages_on_their_way_to_a_consumer_that_closes_come_back_by_their_deadline(peer: Peer) -> None:
+    peer.subscribe()
+    daemon = peer.serve(*SHORT_LEASES)
+    sent: list[str] = []
+    for _ in range(5):
+        with consumer(daemon) as reading:
+            sent += peer.publish_numbers(ROWS // 5)
+            assert reading.next(60) is not None  # the fake is sending more right now
+    got = peer.pull(ROWS, within_s=2 * DEADLINE_S)
+    assert sorted(received.message.message_id for received in got) == sorted(sent)
+
+
 def test_a_drained_daemon_leaves_its_messages_to_others_at_once(peer: Peer) -> None:
     peer.subscribe()
     sent = peer.publish_numbers(ROWS)
@@ -192,6 +204,7 @@ def test_a_skipped_batch_puts_no_row_of_a_key_before_an_earlier_one(peer: Peer) 
     daemon = peer.serve(*LONG_LEASES)
     with consumer(daemon, max_rows=2) as reading:
         assert reading.next(60) is not None
+        until(lambda: daemon.figures()["received"] >= 3)  # the fake sends no more of a key before an acknowledgement
     # The next consumer begins with what the first one gave back, since it processed nothing of it.
     got: dict[str, list[int]] = {}
     with consumer(daemon, max_rows=2) as reading:
