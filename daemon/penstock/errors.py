@@ -18,6 +18,7 @@
     │   └── SubscriptionFailed    SUBSCRIPTION_FAILED     with Google's own code and message
     └── NodeError                 a daemon, or the way to it
         ├── NodeUnreachable       NODE_UNREACHABLE
+        ├── ServiceUnavailable    SERVICE_UNAVAILABLE     a daemon cannot reach Pub/Sub now
         ├── OpenAgain             OPEN_AGAIN              a restarted daemon does not know this reader
         ├── Draining              DRAINING                the daemon is shutting down
         ├── ReadIdle              READ_IDLE               a do_get stood still for too long
@@ -142,6 +143,12 @@ class NodeUnreachable(NodeError):
     """A daemon did not answer."""
 
     code = "NODE_UNREACHABLE"
+
+
+class ServiceUnavailable(NodeError):
+    """A daemon cannot reach Pub/Sub now, or is told to come later; a later call may succeed."""
+
+    code = "SERVICE_UNAVAILABLE"
 
 
 class OpenAgain(NodeError):

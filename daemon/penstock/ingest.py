@@ -61,8 +61,13 @@ class Ingest:
         )
         self.subscription.streams_open_since = lambda: self.puller.statistics().all_open_since
         self.subscription.outstanding_limit = lambda: self.puller.statistics().streams * max_outstanding_bytes
-        self._pulling = False
+        self._stopped = asyncio.Event()
+        self._stopped.set()
         self._held_releases: list[pa.Array] = []
+
+    @property
+    def _pulling(self) -> bool:
+        return not self._stopped.is_set()
 
     # --- the subscription's AckSink -----------------------------------------------------------------------------
 
@@ -79,10 +84,21 @@ class Ingest:
 
         The service would deliver the messages there again at once, and they would be nobody's until their deadline.
         """
-        if self._pulling and not self.subscription.wanted:
-            self._held_releases += ack_ids
-        else:
+        if not self._pulling:
             self.acks.release(ack_ids)
+            return
+        self._held_releases += ack_ids
+        # Wanted or not shows when the call that releases is over: a new consumer may be about to take this one's place.
+        asyncio.get_running_loop().call_soon(self._release_while_wanted)
+
+    def _release_while_wanted(self) -> None:
+        if self.subscription.wanted or not self._pulling:
+            held, self._held_releases = self._held_releases, []
+            self.acks.release(held)
+
+    async def stopped_pulling(self) -> None:
+        """Return when no stream is open. Safe to cancel."""
+        await self._stopped.wait()
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -103,16 +119,15 @@ class Ingest:
                 self.subscription.stopped_pulling()
 
     async def _pull_while_wanted(self) -> None:
-        self._pulling = True
+        self._stopped.clear()
         try:
             async with asyncio.TaskGroup() as tasks:
                 pulling = tasks.create_task(self.puller.run())
                 await self.subscription.wait_wanted(wanted=False)
                 pulling.cancel()
         finally:
-            self._pulling = False
-            held, self._held_releases = self._held_releases, []
-            self.acks.release(held)
+            self._stopped.set()
+            self._release_while_wanted()
 
     def statistics(self) -> dict[str, object]:
         """Figures of both directions, for `status` and `/metrics`."""

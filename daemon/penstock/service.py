@@ -31,6 +31,9 @@ TICK_S = 0.05
 IDLE_S = 10.0
 """When nothing came or went for this long the daemon gives freed memory back to the system."""
 
+PREFETCH_AGAIN_S = 5.0
+"""A subscription that cannot be prefetched now is tried again after this."""
+
 FLUSH_S = 5.0
 """How long the last acks and releases may take at the end of a drain."""
 
@@ -38,7 +41,12 @@ FLUSH_S = 5.0
 def run(settings: Settings) -> int:
     """Serve until told to stop; the exit code."""
     memory.keep_heap()
-    return uvloop.run(Service(settings).run())
+    service = Service(settings)
+    code = uvloop.run(service.run())
+    if not service.ended:
+        # A reader that stands still holds a native thread, which the interpreter's own end would wait for.
+        os._exit(code)
+    return code
 
 
 class Service:
@@ -49,9 +57,10 @@ class Service:
         self.reservoir = Reservoir(settings.reservoir, clock)
         self._clock = clock
         self._ingests: dict[str, Ingest] = {}
-        self._opening = asyncio.Lock()
+        self._opening: dict[str, asyncio.Lock] = {}
         self._stop = asyncio.Event()
         self._serving = False
+        self._ended = True
         self._channel: PubSubChannel
         self._control: Control
         self._tasks: asyncio.TaskGroup
@@ -79,13 +88,12 @@ class Service:
                 f"this daemon does not serve {path}; it serves {', '.join(self.settings.subscriptions) or 'none'}. "
                 f"Start it with --subscription {path}"
             )
-        async with self._opening:
-            ingest = self._ingests.get(path)
-            if ingest is None or ingest.subscription.failed or create:
-                info = await (self._control.create(path, create) if create else self._control.describe(path))
-                if ingest is None:
-                    ingest = self._start(info, prefetch=False)
-        return ingest.subscription
+        return (await self._ingest(path, create, prefetch=False)).subscription
+
+    @property
+    def ended(self) -> bool:
+        """Whether every Flight call is over."""
+        return self._ended
 
     def state(self) -> str:
         """`serving` or `draining`."""
@@ -106,7 +114,7 @@ class Service:
         reasons = [] if self._serving else ["the Flight server does not answer yet"]
         if self._stop.is_set():
             reasons.append("draining")
-        failures = (ingest.subscription.failed for ingest in self._ingests.values())
+        failures = (i.subscription.failed for i in self._ingests.values() if i.subscription.needed)
         return reasons + [failure.message for failure in failures if failure is not None]
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -125,7 +133,9 @@ class Service:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 running = [self._tasks.create_task(self._tick(flight)), self._tasks.create_task(self._trim())]
-                await self._prefetch()
+                if settings.prefetch:
+                    named = [name for name in settings.subscriptions if not set(name) & set("*?[")]
+                    running += [self._tasks.create_task(self._prefetch(name)) for name in named]
                 gc.freeze()  # what is here now stays: the collector need not look at it again
                 self._serving = True
                 events.Serving(listen=settings.listen, port=flight.port, http=http, node=self.reservoir.node).emit()
@@ -135,14 +145,30 @@ class Service:
                     task.cancel()
         finally:
             self._serving = False
-            await asyncio.to_thread(flight.stop)
+            self._ended = await asyncio.to_thread(flight.stop)
 
-    async def _prefetch(self) -> None:
-        """With `prefetch`, subscriptions named in full are pulled before anybody opens them."""
-        if self.settings.prefetch:
-            for name in self.settings.subscriptions:
-                if not set(name) & set("*?["):
-                    self._start(await self._control.describe(name), prefetch=True)
+    async def _prefetch(self, path: str) -> None:
+        """Pull a subscription before anybody opens it, as soon as it is there."""
+        while not self._stop.is_set():
+            try:
+                await self._ingest(path, None, prefetch=True)
+            except errors.PenstockError as error:
+                events.PrefetchFailed(subscription=path, error=error.message).emit()
+                await asyncio.sleep(PREFETCH_AGAIN_S)
+            else:
+                return
+
+    async def _ingest(self, path: str, create: CreateSubscription | None, *, prefetch: bool) -> Ingest:
+        """The one ingest of a subscription: described, or created, by whoever asks first."""
+        async with self._opening.setdefault(path, asyncio.Lock()):
+            ingest = self._ingests.get(path)
+            if ingest is None or ingest.subscription.failed or create:
+                info = await (self._control.create(path, create) if create else self._control.describe(path))
+                if self._stop.is_set():
+                    raise errors.Draining("the daemon is shutting down")
+                if ingest is None:
+                    ingest = self._start(info, prefetch=prefetch)
+        return ingest
 
     def _start(self, info: SubscriptionInfo, *, prefetch: bool) -> Ingest:
         ingest = self._ingests[info.name] = Ingest(
@@ -188,8 +214,12 @@ class Service:
                     await asyncio.sleep(TICK_S)
         for subscription in subscriptions:
             subscription.release_all()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                for ingest in list(self._ingests.values()):
+                    await ingest.stopped_pulling()
         # Acks and releases that the service has not confirmed by now would come again: a last try.
-        unsent = [await ingest.acks.flush(FLUSH_S) for ingest in self._ingests.values()]
+        unsent = [await ingest.acks.flush(FLUSH_S) for ingest in list(self._ingests.values())]
         events.Drained(unconfirmed=sum(unsent)).emit()
 
     @contextlib.contextmanager

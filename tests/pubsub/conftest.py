@@ -28,6 +28,7 @@ class Collected:
     rows: list[pa.RecordBatch] = field(default_factory=list)
     ack_ids: list[pa.Array] = field(default_factory=list)
     paused: bool = False
+    saturated: bool = False
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
 import pytest
 from tests.reservoir.making import CONSUMER, DEADLINE_S, Bench, messages
 
@@ -81,6 +84,23 @@ def test_a_pause_shorter_than_the_lease_drops_nothing(bench: Bench) -> None:
     bench.reservoir.tick()
     assert bench.subscription.ledger.lapsed == 0
     assert bench.subscription.consumers[CONSUMER].must_open
+
+
+def test_one_failed_request_does_not_fail_the_extension_of_other_chunks(bench: Bench) -> None:
+    for _ in range(20):
+        bench.deliver(10)
+    calls: list[int] = []
+    real = bench.acks.extend
+
+    def every_third_fails(ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
+        calls.append(sum(len(array) for array in ack_ids))
+        bench.acks.extension_works = len(calls) % 3 != 0
+        real(ack_ids, settled)
+
+    bench.acks.extend = every_third_fails  # type: ignore[method-assign]
+    bench.pass_time(DEADLINE_S * 4)
+    assert bench.subscription.ledger.lapsed == 0
+    assert set(calls) == {10}
 
 
 def test_committed_messages_keep_their_lease_until_the_ack_is_confirmed(bench: Bench) -> None:

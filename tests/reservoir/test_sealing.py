@@ -174,10 +174,48 @@ def test_a_consumer_without_contact_is_released_before_its_next_call_is_served(b
 def test_a_second_consumer_is_refused_until_the_first_is_silent(bench: Bench) -> None:
     with pytest.raises(SubscriptionShared, match=CONSUMER):
         bench.open(consumer="consumer-2")
-    bench.open(consumer="consumer-3", share=True)
+    with pytest.raises(SubscriptionShared, match=CONSUMER):
+        bench.open(consumer="consumer-3", share=True)
     bench.pass_time(80)
     bench.open(consumer="consumer-2")
     assert not bench.subscription.consumers[CONSUMER].contact
+
+
+def test_consumers_share_when_all_of_them_say_so(bench: Bench) -> None:
+    bench.open(2, share=True)
+    bench.open(consumer="consumer-2", share=True)
+    with pytest.raises(SubscriptionShared):
+        bench.open(consumer="consumer-3")
+    assert all(consumer.contact for consumer in bench.subscription.consumers.values())
+
+
+def test_a_fenced_reader_displaces_nobody(bench: Bench) -> None:
+    bench.subscription.bye(bench.subscription.consumers[CONSUMER])
+    bench.open(5, consumer="consumer-2")
+    bench.deliver(10)
+    holder = bench.subscription.consumers["consumer-2"]
+    bench.subscription.seal(holder, 1, max_rows=None, max_bytes=None)
+    bench.subscription.bye(holder)
+    bench.subscription.consumers[CONSUMER].reader = Reader(9, "newer")
+    with pytest.raises(ReaderFenced):
+        bench.open(1)
+    assert not bench.acks.released
+
+
+def test_an_open_that_was_long_under_way_undoes_nothing(bench: Bench) -> None:
+    bench.deliver(10)
+    commit(bench, 1, seal(bench, 1, max_rows=5).batch)
+    batch = seal(bench, 2).batch
+    bench.open(1, after=0)
+    assert bench.subscription.consumers[CONSUMER].batches[2].id == batch
+
+
+def test_a_plan_of_a_committed_epoch_says_so(bench: Bench) -> None:
+    bench.deliver(10)
+    batch = seal(bench, 1).batch or ""
+    commit(bench, 1, batch)
+    with pytest.raises(EpochPast):
+        rows_of(bench, 1, batch, 1)
 
 
 def test_a_reader_that_said_bye_is_displaced_at_once(bench: Bench) -> None:
@@ -190,6 +228,7 @@ def test_a_reader_that_said_bye_is_displaced_at_once(bench: Bench) -> None:
 
 
 def test_there_are_at_most_64_live_consumers(bench: Bench) -> None:
+    bench.open(2, share=True)
     for number in range(63):
         bench.open(consumer=f"c{number}", share=True)
     with pytest.raises(TooManyConsumers, match="64"):

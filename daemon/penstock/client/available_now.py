@@ -40,7 +40,7 @@ class AvailableNow:
         if backlog.paused and backlog.rows:
             # Newer rows are in the way of older ones that the service may still have.
             return self._taken()
-        if backlog.streams_open_s is None:
+        if backlog.streams_open_s is None or backlog.paused:
             self._quiet_s = 0.0
             return Verdict.WAIT
         self._quiet_s += since_last_s

@@ -31,6 +31,7 @@ from penstock.errors import (
     OpenAgain,
     PenstockError,
     ReaderFenced,
+    ServiceUnavailable,
     SubscriptionShared,
 )
 
@@ -109,7 +110,7 @@ class Calls:
                 error: PenstockError = NodeUnreachable(
                     f"the daemon at {peer.node.endpoint} forgets this reader again and again"
                 )
-            except (NodeUnreachable, Draining, SubscriptionShared) as failure:
+            except (NodeUnreachable, ServiceUnavailable, Draining, SubscriptionShared) as failure:
                 error = failure
                 if pause_s == RETRY_FIRST_S:
                     _LOG.warning("waiting up to %g s: %s", self.settings.node_wait_s, failure)

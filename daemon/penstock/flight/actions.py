@@ -16,6 +16,9 @@ from penstock.reservoir import Reservoir, Subscription
 MAX_BACKLOG_WAIT_S = 30.0
 """Longest that `backlog` waits; the action's deadline is a little longer."""
 
+MAX_NAME_LENGTH = 256
+"""Longest name of a consumer or a reader; those that we make have 32 characters."""
+
 SCHEMA_TEXT = base64.b64encode(ROWS_SCHEMA.serialize().to_pybytes()).decode()
 
 
@@ -52,12 +55,14 @@ class Actions:
         if action is None:
             raise InvalidRequest(f"action {name!r} is unknown; known are {', '.join(bodies.ACTIONS)}")
         request: Request = action.request.read(raw, PROTOCOL_VERSION)
+        if isinstance(request, bodies.ReaderRequest):
+            _check_names(request)
         reply = self._handlers[name](request)
         return (reply if isinstance(reply, Body) else await reply).to_json()
 
     async def _open(self, request: bodies.OpenRequest) -> bodies.OpenReply:
-        if request.after < 0 or request.reader.generation < 1 or not request.consumer:
-            raise InvalidRequest("open: after >= 0, a generation >= 1 and a consumer are needed")
+        if request.after < 0 or request.reader.generation < 1:
+            raise InvalidRequest("open: after >= 0 and a generation >= 1 are needed")
         subscription = await self._opener.subscription(request.subscription, request.create)
         consumer = self._reservoir.open(
             subscription, request.consumer, request.reader, after=request.after, share=request.share
@@ -138,3 +143,10 @@ class Actions:
     def _drain(self, _request: bodies.DrainRequest) -> Body:
         self._opener.drain()
         return bodies.Empty()
+
+
+def _check_names(request: bodies.ReaderRequest) -> None:
+    """Names are kept for as long as the daemon lives, outside the budget: they must be short."""
+    for what, name in (("consumer", request.consumer), ("reader", request.reader.uuid)):
+        if not 0 < len(name) <= MAX_NAME_LENGTH:
+            raise InvalidRequest(f"{what}: 1 to {MAX_NAME_LENGTH} characters are allowed, not {len(name)}")

@@ -31,6 +31,7 @@ class Read:
         self.rows = snapshot.rows
         self.done = False
         self._cancelled = False
+        self._lock = threading.Lock()  # the loop cancels while a Flight thread takes
         self._parts = deque(snapshot.parts)
         self._columns = None if columns is None else list(columns)
         self._clock = clock
@@ -47,7 +48,10 @@ class Read:
                 yield batch if self._columns is None else batch.select(self._columns)
                 self.progress_at = self._clock()
             if self._cancelled:
-                raise ReadIdle("the reader stood still for too long, so the daemon let its rows go: read again")
+                raise ReadIdle(
+                    "this read asked for nothing for longer than the daemon's reservoir.read_idle_s, so its rows were "
+                    "let go: raise that setting if tasks are this slow, and read again"
+                )
             yield (
                 pa.RecordBatch.from_pylist([], schema=self.schema),
                 pa.py_buffer(json.dumps({"rows": self.rows}).encode()),
@@ -59,17 +63,19 @@ class Read:
         """The parts of the next record batch: a large one, or as many small ones as make one."""
         taken: list[Part] = []
         size = 0
-        while self._parts and size < SMALL_BYTES:
-            size += self._parts[0].size_bytes
-            if taken and size > LARGE_BYTES:
-                break
-            taken.append(self._parts.popleft())
+        with self._lock:
+            while self._parts and size < SMALL_BYTES:
+                size += self._parts[0].size_bytes
+                if taken and size > LARGE_BYTES:
+                    break
+                taken.append(self._parts.popleft())
         return taken
 
     def cancel(self) -> None:
         """Let go of the rows. What is on the wire stays with gRPC; when the reader asks for more it gets an error."""
-        self._cancelled = True
-        self._parts.clear()
+        with self._lock:
+            self._cancelled = True
+            self._parts.clear()
 
 
 class Reads:

@@ -79,14 +79,16 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             # Arrow does not say why; gRPC's native part does, on standard error.
             raise InvalidOption(f"listen = {location!r}: cannot listen there; is the port taken? ({error})") from error
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Close the port and end running calls. Blocks, so call it off the loop, which running calls may need.
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Close the port and end running calls; whether all of them ended.
 
-        A reader that stands still holds its call for ever: after `timeout_s` it is left to the end of the process.
+        Blocks, so call it off the loop, which running calls may need. A reader that stands still holds its call for
+        ever: after `timeout_s` it is left to the end of the process.
         """
         stopping = threading.Thread(target=self.shutdown, name="flight-shutdown", daemon=True)
         stopping.start()
         stopping.join(timeout_s)
+        return not stopping.is_alive()
 
     def flight_error(self, error: PenstockError) -> fl.FlightError:
         """The Flight error that carries an error of ours."""

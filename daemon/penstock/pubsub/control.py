@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+import grpc
 from google.api_core import exceptions as google_errors
 from google.api_core.retry import AsyncRetry, if_exception_type
 from google.pubsub_v1 import SubscriberAsyncClient
@@ -12,8 +13,9 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncI
 from google.pubsub_v1.types import Subscription
 
 from penstock.contract.actions import CreateSubscription
-from penstock.errors import InvalidRequest, SubscriptionFailed
+from penstock.errors import InvalidRequest, PenstockError, ServiceUnavailable, SubscriptionFailed
 from penstock.pubsub.channel import PubSubChannel
+from penstock.pubsub.verdict import is_fatal
 from penstock.telemetry import events
 
 TIMEOUT_S = 15.0
@@ -106,14 +108,23 @@ class Control:
         return _info(made)
 
 
-def failed(name: str, error: google_errors.GoogleAPIError) -> SubscriptionFailed:
-    """Google's error as ours, with its code and its words: after retries in vain, those of the last attempt."""
+def failed(name: str, error: google_errors.GoogleAPIError) -> PenstockError:
+    """Google's error as ours, with its code and its words: after retries in vain, those of the last attempt.
+
+    `SubscriptionFailed` where no later attempt can succeed, `ServiceUnavailable` for the rest.
+    """
     if isinstance(error, google_errors.RetryError) and isinstance(error.cause, google_errors.GoogleAPICallError):
         error = error.cause
     if not isinstance(error, google_errors.GoogleAPICallError):
-        return SubscriptionFailed(f"{name}: {error}", subscription=name, service_code="UNKNOWN")
-    code = error.grpc_status_code.name if error.grpc_status_code is not None else "UNKNOWN"
-    return SubscriptionFailed(f"{name}: {code}: {error.message}", subscription=name, service_code=code)
+        return ServiceUnavailable(f"{name}: {error}", subscription=name, service_code="UNKNOWN")
+    status = error.grpc_status_code or grpc.StatusCode.UNKNOWN
+    code = status.name
+    kind: type[PenstockError] = ServiceUnavailable
+    if is_fatal(status, str(error.message)) or isinstance(error, google_errors.ClientError):
+        kind = SubscriptionFailed
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        kind = ServiceUnavailable
+    return kind(f"{name}: {code}: {error.message}", subscription=name, service_code=code)
 
 
 def _info(found: Subscription) -> SubscriptionInfo:

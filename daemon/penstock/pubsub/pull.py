@@ -108,7 +108,12 @@ class Puller:
             stream.interval_bytes = 0
         if self._sink.paused:  # nobody reads: the rates say nothing
             return
-        change = autoscale(list(rates.values()), least=self._settings.min_streams, most=self._settings.max_streams)
+        change = autoscale(
+            list(rates.values()),
+            least=self._settings.min_streams,
+            most=self._settings.max_streams,
+            saturated=self._sink.saturated,
+        )
         if change > 0:
             self._open(tasks)
         elif change < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from penstock.clock import Clock
@@ -66,11 +68,12 @@ def _per_id(error: grpc.aio.AioRpcError) -> dict[str, str]:
     failures: dict[str, str] = {}
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_DETAILS and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    pairs = info.metadata.items()
-                    failures.update((k, v) for k, v in pairs if v.startswith((_TRANSIENT, _PERMANENT)))
+            with contextlib.suppress(DecodeError):  # then the code speaks for all
+                for detail in status_pb2.Status.FromString(value).details:
+                    info = error_details_pb2.ErrorInfo()
+                    if detail.Unpack(info):
+                        pairs = info.metadata.items()
+                        failures.update((k, v) for k, v in pairs if v.startswith((_TRANSIENT, _PERMANENT)))
     return failures
 
 

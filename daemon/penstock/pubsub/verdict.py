@@ -120,8 +120,13 @@ class Pulse:
         return Sign.KEEP_ALIVE if now - self.said_at >= KEEP_ALIVE_S else Sign.NOTHING
 
 
-def autoscale(bytes_per_s: Sequence[float], *, least: int, most: int) -> int:
-    """+1, 0 or -1 pull stream, from the rate of each over the last interval."""
+def autoscale(bytes_per_s: Sequence[float], *, least: int, most: int, saturated: bool = False) -> int:
+    """+1, 0 or -1 pull stream, from the rate of each over the last interval.
+
+    `saturated` streams are slow because what they brought is not acknowledged yet, not because nothing waits for them.
+    """
+    if saturated:
+        return 1 if len(bytes_per_s) < most else 0
     if len(bytes_per_s) < most and all(rate >= BUSY * STREAM_BYTES_PER_S for rate in bytes_per_s):
         return 1
     if len(bytes_per_s) > least and any(rate <= IDLE * STREAM_BYTES_PER_S for rate in bytes_per_s):

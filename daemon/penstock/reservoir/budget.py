@@ -83,17 +83,10 @@ class Budget:
     def paused(self, share: Share) -> bool:
         """Whether this share must stop taking messages in.
 
-        A share pauses at `high` of what it may use: its own part, or while others leave theirs idle, up to all that is
-        free. The limit of all together stops everybody.
+        A share pauses at `high` of its part, which is larger while others are inactive, and resumes below `low`. One
+        below its part pauses only when nothing is left at all: others may still hold what they had been lent.
         """
         mark = self.low if share in self._paused else self.high
-        guaranteed = self.share_bytes(share)
-        others = sum(other.used_bytes for other in self._shares if other is not share)
-        mine = share.used_bytes
-        lent = self.limit_bytes - max(others, self.limit_bytes - guaranteed if self._others_active(share) else 0)
-        paused = mine >= mark * max(guaranteed, lent) or mine + others >= mark * self.limit_bytes
+        paused = share.used_bytes >= mark * self.share_bytes(share) or self.used_bytes >= self.limit_bytes
         (self._paused.add if paused else self._paused.discard)(share)
         return paused
-
-    def _others_active(self, share: Share) -> bool:
-        return any(other.active for other in self._shares if other is not share)

@@ -37,6 +37,7 @@ class Consumer:
     contact: bool = False
     must_open: bool = True
     said_bye: bool = False
+    share: bool = False
     last_contact: float = 0.0
     committed_through: int = 0
     batches: dict[int, Batch] = field(default_factory=dict)
@@ -48,10 +49,11 @@ class Consumer:
         """How often its driver says `alive`."""
         return self.timeout_s / HEARTBEATS_PER_TIMEOUT
 
-    def admit(self, reader: Reader, now: float) -> None:
+    def admit(self, reader: Reader, now: float, *, share: bool) -> None:
         """Take a reader over by `open`. Raises `ReaderFenced` for a lower one."""
-        self._fence(reader)
+        self.fence(reader)
         self.reader = reader
+        self.share = share
         self.contact = True
         self.must_open = False
         self.said_bye = False
@@ -59,7 +61,7 @@ class Consumer:
 
     def check(self, reader: Reader) -> None:
         """Refuse a reader that is fenced, or that must `open` first."""
-        self._fence(reader)
+        self.fence(reader)
         if reader > self.reader or self.must_open:
             raise OpenAgain(f"this daemon does not know reader {reader.uuid} of consumer {self.id}: call open")
 
@@ -97,7 +99,8 @@ class Consumer:
             raise gone(batch_id, epoch, Tombstone(batch_id, batch.state.value))
         return batch
 
-    def _fence(self, reader: Reader) -> None:
+    def fence(self, reader: Reader) -> None:
+        """Refuse a lower reader. Raises `ReaderFenced`."""
         if reader < self.reader:
             raise ReaderFenced(
                 f"reader {reader.uuid} of consumer {self.id} is fenced: a newer one, {self.reader.uuid}, took over. "

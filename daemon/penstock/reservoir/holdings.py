@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.budget import Share
-from penstock.reservoir.chunk import Chunk
+from penstock.reservoir.chunk import Chunk, Lease
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Extend, Lapse, Leases
 from penstock.reservoir.ordering import BUCKETS
@@ -106,16 +106,19 @@ class Holdings:
             if isinstance(work, Lapse):
                 dropped += self.lapse(work.chunks)
             else:
-                self._extend(work, now, clock)
+                for lease in work.leases:
+                    self._extend(lease, now, clock)
         return dropped
 
-    def _extend(self, work: Extend, now: float, clock: Callable[[], float]) -> None:
-        ack_ids = [lease.chunk.ack_ids for lease in work.leases if lease.chunk is not None]
+    def _extend(self, lease: Lease, now: float, clock: Callable[[], float]) -> None:
+        """Chunk by chunk (the sink fills requests with several): one that fails is tried again alone."""
+        if lease.chunk is None:
+            return
 
         def settled(confirmed: bool) -> None:  # noqa: FBT001 - the port's callback
-            self._leases.extended(work, now, clock(), confirmed=confirmed)
+            self._leases.extended(Extend((lease,)), now, clock(), confirmed=confirmed)
 
-        self._acks.extend(ack_ids, settled)
+        self._acks.extend([lease.chunk.ack_ids], settled)
 
     def _replace_leases(self, old: Sequence[Chunk], new: Sequence[Chunk]) -> None:
         """`new` hold the messages of `old` now: the shortest deadline counts."""

@@ -44,5 +44,9 @@ class ChunkSink(Protocol):
     def paused(self) -> bool:
         """Whether pulling must stand still."""
 
+    @property
+    def saturated(self) -> bool:
+        """Whether the streams' flow control is used up: more streams would bring more, however slow these look."""
+
     async def wait_resumed(self) -> None:
         """Return when `paused` is False. Safe to cancel."""

@@ -140,12 +140,13 @@ class Subscription:
         """Let a reader take a consumer over. Raises `ReaderFenced`, `SubscriptionShared`."""
         now = self._clock()
         self.judge(now)
-        if not share:
-            self._displace_others(consumer_id, now)
-        consumer = self.consumers.get(consumer_id)
-        if consumer is None:
-            consumer = self.consumers[consumer_id] = Consumer(consumer_id, self._settings.consumer_timeout_s)
-        consumer.admit(reader, now)
+        consumer = self.consumers.get(consumer_id) or Consumer(consumer_id, self._settings.consumer_timeout_s)
+        consumer.fence(reader)
+        self._displace_others(consumer_id, now, share=share)
+        self.consumers[consumer_id] = consumer
+        consumer.admit(reader, now, share=share)
+        # A call that was under way for long may know less than this node.
+        after = max(after, consumer.committed_through)
         self.failed = None
         self._share.active = True
         # Nobody was told of these: no offset can name an epoch beyond the next one. The latest first, so that the
@@ -186,7 +187,7 @@ class Subscription:
             bytes=queue.bytes,
             oldest_publish_time=None if oldest_publish is None else rfc3339(oldest_publish),
             oldest_age_s=None if oldest_received is None else now - oldest_received,
-            paused=self.pause_reason is not None or self._saturated,
+            paused=self.pause_reason is not None or self.saturated,
             draining=self.draining,
             streams_open_s=None if open_since is None else now - open_since,
         )
@@ -197,13 +198,7 @@ class Subscription:
         Raises `EpochPast`, `SubscriptionFailed`, `InvalidRequest`.
         """
         self._touch(consumer)
-        if epoch <= consumer.committed_through:
-            raise EpochPast(
-                f"epoch {epoch} is past: consumer {consumer.id} has committed through {consumer.committed_through}. "
-                "Another query moved on, or the checkpoint was rolled back: restart the query from its checkpoint, or "
-                "start with a new one",
-                committed_through=consumer.committed_through,
-            )
+        self._check_past(consumer, epoch)
         for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
             if limit is not None and limit < 1:
                 raise InvalidRequest(f"seal: {name} must be at least 1, not {limit}")
@@ -228,8 +223,9 @@ class Subscription:
     def plan(
         self, consumer: Consumer, epoch: int, batch_id: str, slices: int, columns: Sequence[str] | None, version: int
     ) -> list[PlannedSlice]:
-        """The slices of a batch that have rows. Reads only. Raises `BatchGone`."""
+        """The slices of a batch that have rows. Reads only. Raises `BatchGone`, `EpochPast`."""
         self._touch(consumer)
+        self._check_past(consumer, epoch)
         batch = consumer.batch(epoch, batch_id)
         chosen = None if columns is None else tuple(columns)
         return [
@@ -356,7 +352,12 @@ class Subscription:
     # --- inside -------------------------------------------------------------------------------------------------
 
     @property
-    def _saturated(self) -> bool:
+    def needed(self) -> bool:
+        """Whether somebody waits for it: `prefetch`, or a consumer with contact."""
+        return self.prefetch or any(consumer.contact for consumer in self.consumers.values())
+
+    @property
+    def saturated(self) -> bool:
         """Whether the service sends nothing more before something is acknowledged: the streams are full.
 
         Who waits for more rows than that would wait for ever.
@@ -431,10 +432,10 @@ class Subscription:
         self._share.active = False
         self._holdings.release_unsealed()
 
-    def _displace_others(self, consumer_id: str, now: float) -> None:
-        for other in self.consumers.values():
-            if other.id == consumer_id or not other.contact:
-                continue
+    def _displace_others(self, consumer_id: str, now: float, *, share: bool) -> None:
+        """Make room for a consumer that does not share, or among ones that do not. Checks all before it ends any."""
+        others = [c for c in self.consumers.values() if c.id != consumer_id and c.contact and not (share and c.share)]
+        for other in others:
             if not other.displaceable(now):
                 raise SubscriptionShared(
                     f"subscription {self.name} is being read by consumer {other.id} (last heard of "
@@ -442,10 +443,20 @@ class Subscription:
                     "divide the messages between them",
                     other=other.id,
                 )
+        for other in others:
             self._give_up(other, "another consumer took the subscription over")
 
     def _touch(self, consumer: Consumer) -> None:
         consumer.touch(self._clock())
+
+    def _check_past(self, consumer: Consumer, epoch: int) -> None:
+        if epoch <= consumer.committed_through:
+            raise EpochPast(
+                f"epoch {epoch} is past: consumer {consumer.id} has committed through {consumer.committed_through}. "
+                "Another query moved on, or the checkpoint was rolled back: restart the query from its checkpoint, or "
+                "start with a new one",
+                committed_through=consumer.committed_through,
+            )
 
     def _check_failed(self) -> None:
         if self.failed is not None:

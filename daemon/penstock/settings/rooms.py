@@ -60,7 +60,7 @@ class ReservoirSettings(_Room):
     consumer_timeout_s: float = Field(
         default=300.0, ge=1, description="a consumer without contact for this long is released"
     )
-    read_idle_s: float = Field(default=60.0, ge=1, description="a do_get without progress for this long is cancelled")
+    read_idle_s: float = Field(default=600.0, ge=1, description="a do_get without progress for this long is cancelled")
 
     @model_validator(mode="after")
     def _marks_in_order(self) -> ReservoirSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -54,7 +55,9 @@ class Event:
         fields = {name: value for name, value in vars(self).items() if value is not None}
         if self.counter is not None:
             self.counter.add(self.amount, fields)
-        getattr(_log, self.level)(_words(type(self).__name__), **fields)
+        # A log that cannot be written (a full disk, a closed pipe) must not stop what it tells of.
+        with contextlib.suppress(OSError, ValueError):
+            getattr(_log, self.level)(_words(type(self).__name__), **fields)
 
 
 def _words(name: str) -> str:

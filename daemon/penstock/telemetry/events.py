@@ -202,3 +202,12 @@ class ModackFailed(Event):
     def amount(self) -> float:
         """One for each ID."""
         return self.acks
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefetchFailed(Event):
+    """A subscription that is to be prefetched cannot be opened now; it is tried again."""
+
+    level = "warning"
+    subscription: str
+    error: str
