@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import fnmatch
 import gc
+import hashlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import uvloop
 
@@ -54,7 +57,7 @@ class Service:
 
     def __init__(self, settings: Settings, clock: Clock = boottime) -> None:
         self.settings = settings
-        self.reservoir = Reservoir(settings.reservoir, clock)
+        self.reservoir = Reservoir(settings.reservoir, clock, site=_site(settings.listen))
         self._clock = clock
         self._ingests: dict[str, Ingest] = {}
         self._opening: dict[str, asyncio.Lock] = {}
@@ -237,3 +240,12 @@ class Service:
         if self._stop.is_set():
             os._exit(128 + number)
         self._stop.set()
+
+
+def _site(listen: str) -> str:
+    """Names this machine (or container) and the address listened on, in 12 characters."""
+    machine = Path("/etc/machine-id")
+    known = machine.read_text() if machine.exists() else ""
+    # A port that the system chooses is no address: such a daemon is its own site.
+    address = f"{listen}|{os.getpid()}" if listen.endswith(":0") else listen
+    return hashlib.sha256(f"{known}|{socket.gethostname()}|{address}".encode()).hexdigest()[:12]

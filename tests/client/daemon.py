@@ -60,7 +60,8 @@ class Service:
 class Daemon:
     """One node. `stop` and `start` are a crash and a restart on the same port, with an empty memory."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, site: str = "here", **settings: Any) -> None:
+        self.site = site
         self.settings = ReservoirSettings(**settings)
         self.service = Service()
         self.port = 0
@@ -95,7 +96,7 @@ class Daemon:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.reservoir = Reservoir(self.settings, boottime)
+        self.reservoir = Reservoir(self.settings, boottime, site=self.site)
         self.held = self.on_loop(self._subscription)
         self.flight = _Server(
             f"grpc://127.0.0.1:{self.port}",

@@ -52,6 +52,40 @@ def test_a_batch_sealed_before_is_taken_by_a_query_that_takes_what_is_there(daem
     assert len(daemon.acknowledged()) == 5
 
 
+def test_what_another_daemon_does_not_have_is_waited_for_and_planned_when_its_own_is_back(daemon: Daemon) -> None:
+    end = sealed_by_a_driver_that_died(daemon)
+    pauses: list[float] = []
+    with Daemon(site="elsewhere") as other:
+        after = driver(other)
+        (peer,) = after._peers
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                peer.node = NodeClient(daemon.endpoint)
+
+        after._sleep = after._calls._sleep = sleep
+        assert sum(part.rows for part in after.plan(START, end, 1)) == 5
+    assert len(pauses) >= 3
+
+
+def test_what_another_daemon_does_not_have_is_left_out_once_its_own_must_have_released_it(daemon: Daemon) -> None:
+    end = sealed_by_a_driver_that_died(daemon)
+    with Daemon(site="elsewhere") as other:
+        after = driver(other)
+        now = after._clock()
+        passed = [0.0]
+
+        def sleep(seconds: float) -> None:
+            passed[0] += seconds
+
+        after._sleep = after._calls._sleep = sleep
+        after._clock = after._calls._clock = lambda: now + passed[0]
+        assert after.plan(START, end, 1) == []
+        assert passed[0] >= 330
+        assert after.gone_batches == 1
+
+
 def test_a_batch_that_a_plan_left_out_is_given_back_and_never_acknowledged(daemon: Daemon) -> None:
     one = driver(daemon)
     one.latest(START, ANY)

@@ -58,6 +58,7 @@ class Peer:
     """One node as this reader knows it. `id` is None until it was opened.
 
     `held`: epochs that it had sealed for the consumer before `open`, and that no call has asked for since.
+    `left`: nodes that answered at this address before, and when another one first did.
     """
 
     def __init__(self, node: Node, commit_ttl: int) -> None:
@@ -68,6 +69,7 @@ class Peer:
         self.heartbeat_s = RETRY_LAST_S
         self.backlog: Backlog | None = None
         self.held: set[int] = set()
+        self.left: dict[str, float] = {}
         self.commits = PendingCommits(commit_ttl)
 
 
@@ -139,10 +141,9 @@ class Calls:
             create=settings.create,
         )
         reply: OpenReply = self.once(peer, "open", request)
-        if peer.id not in (None, reply.node):
-            _LOG.warning(
-                "the daemon at %s was restarted without its batches: their rows come again", peer.node.endpoint
-            )
+        if peer.id is not None and peer.id != reply.node:
+            peer.left[peer.id] = self._clock()
+            _LOG.warning("%s leads to another daemon than before, or to one that was restarted", peer.node.endpoint)
         peer.id, peer.heartbeat_s, peer.held = reply.node, reply.heartbeat_s, set(reply.held)
         peer.opened = True
 

@@ -17,6 +17,7 @@ from penstock.client.available_now import AvailableNow, Verdict
 from penstock.client.calls import RETRY_LAST_S, Calls, Peer, ReaderSettings
 from penstock.client.node import Node
 from penstock.client.offset import NamedBatch, Offset
+from penstock.contract import HEARTBEATS_PER_TIMEOUT, same_site
 from penstock.contract.actions import (
     Backlog,
     BacklogRequest,
@@ -32,6 +33,9 @@ from penstock.contract.actions import (
 from penstock.errors import BatchGone, InvalidRequest
 
 _LOG = logging.getLogger("penstock.client")
+
+RELEASED_AFTER = 1.1
+"""A node that heard of its consumer last this many time-outs ago has released what it held (design.md, section 7)."""
 
 POLL_S = 0.05
 """How often AvailableNow looks at the backlog while it waits for silence."""
@@ -88,6 +92,7 @@ class Driver:
         self._clock, self._wall, self._sleep = clock, wall, sleep
         self._available_now: AvailableNow | None = None
         self._ended = False
+        self._started = clock()
         self._left_out: dict[str, int] = {}
 
     # --- epochs -------------------------------------------------------------------------------------------------
@@ -273,18 +278,38 @@ class Driver:
         request = functools.partial(
             self._calls.ask, PlanRequest, epoch=epoch, batch=named.batch, slices=slices, columns=self.settings.columns
         )
-        try:
-            # A node that was restarted without its memory has another ID and says that the batch is gone as well.
-            reply: PlanReply = self._calls.patiently(peer, "plan", request)
-        except BatchGone as error:
-            self.gone_batches += 1
-            # Should the node that has it come back under this address, the commit must not acknowledge it.
-            self._left_out[named.batch] = epoch
-            _LOG.warning(
-                "batch of epoch %d on node %s is left out, its %d rows come again: %s", epoch, node, named.rows, error
-            )
-            return []
+        while True:
+            try:
+                reply: PlanReply = self._calls.patiently(peer, "plan", request)
+                break
+            except BatchGone as error:
+                if not self._ended_for_good(peer, node):
+                    _LOG.warning(
+                        "epoch %d is on node %s, but %s leads to another one: waiting until it is back or has given up",
+                        *(epoch, node, peer.node.endpoint),
+                    )
+                    self._sleep(RETRY_LAST_S)
+                    continue
+                self.gone_batches += 1
+                # Should the node that has it come back under this address, the commit must not acknowledge it.
+                self._left_out[named.batch] = epoch
+                _LOG.warning(
+                    "batch of epoch %d on node %s is left out, its %d rows come again: %s",
+                    *(epoch, node, named.rows, error),
+                )
+                return []
         return [PlannedRead(peer.node.endpoint, part.ticket, part.rows, part.bytes) for part in reply.slices]
+
+    def _ended_for_good(self, peer: Peer, node: str) -> bool:
+        """Whether what is not at `peer` can be at `node` no more, so that nobody will acknowledge it unread.
+
+        `node` said so itself; or it was the daemon before `peer` at one site, whose memory ended with it; or it has
+        been without contact from this reader for so long that it has released by itself.
+        """
+        if peer.id is None or same_site(peer.id, node):
+            return True
+        timeout_s = peer.heartbeat_s * HEARTBEATS_PER_TIMEOUT
+        return self._clock() - peer.left.get(node, self._started) >= RELEASED_AFTER * timeout_s
 
     def _backlog(self, peer: Peer) -> Backlog:
         backlog: Backlog = self._calls.patiently(peer, "backlog", functools.partial(self._calls.ask, BacklogRequest))

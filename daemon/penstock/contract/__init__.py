@@ -4,7 +4,7 @@ Nothing enters or leaves here; both sides import it. It knows neither sockets no
 standard library and pyarrow only, since it runs inside Spark's Python workers.
 """
 
-from penstock.contract.names import Reader, new_id, subscription_path, topic_path
+from penstock.contract.names import Reader, new_id, new_node, same_site, subscription_path, topic_path
 from penstock.contract.schema import COLUMNS, ROWS_SCHEMA, project
 
 PROTOCOL_VERSION = 1
@@ -31,7 +31,9 @@ __all__ = [
     "ROWS_SCHEMA",
     "Reader",
     "new_id",
+    "new_node",
     "project",
+    "same_site",
     "subscription_path",
     "topic_path",
 ]

@@ -27,6 +27,20 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+def new_node(site: str) -> str:
+    """A node ID: its site and a random part.
+
+    Only one daemon at a time can serve at a site (a machine and the address it listens on). Another node ID of the same
+    site therefore means that the node before it has ended.
+    """
+    return f"{site}-{new_id()}"
+
+
+def same_site(node: str, other: str) -> bool:
+    """Whether two node IDs are of one site."""
+    return node.rpartition("-")[0] == other.rpartition("-")[0]
+
+
 def subscription_path(subscription: str, project: str | None = None) -> str:
     """`projects/P/subscriptions/S`, from that or from an ID and a project. Raises `InvalidRequest`."""
     return _path("subscription", _SUBSCRIPTION, subscription, project)

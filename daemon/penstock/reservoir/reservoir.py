@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock.clock import Clock
-from penstock.contract import MAX_CONSUMERS, MAX_SLICES, Reader, new_id, project
+from penstock.contract import MAX_CONSUMERS, MAX_SLICES, Reader, new_id, new_node, project
 from penstock.contract.actions import Ticket
 from penstock.errors import InvalidRequest, OpenAgain, TooManyConsumers
 from penstock.reservoir.batch import Batch, Snapshot, State
@@ -17,10 +17,10 @@ JUMP_S = 5.0
 
 
 class Reservoir:
-    """What one node holds. `node` stays over restarts where batches do; `incarnation` never does."""
+    """What one node holds. Its memory ends with the process, and so do its `node` and `incarnation`."""
 
-    def __init__(self, settings: ReservoirSettings, clock: Clock, *, node: str | None = None) -> None:
-        self.node = node or new_id()
+    def __init__(self, settings: ReservoirSettings, clock: Clock, *, site: str = "here") -> None:
+        self.node = new_node(site)
         self.incarnation = new_id()
         self.settings = settings
         self.budget = Budget(settings.memory_limit_bytes, high=settings.high, low=settings.low)
