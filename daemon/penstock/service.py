@@ -128,7 +128,7 @@ class Service:
             settings.listen,
             loop=asyncio.get_running_loop(),
             reservoir=self.reservoir,
-            actions=Actions(self.reservoir, self, version("penstock")),
+            actions=Actions(self.reservoir, self, version("penstock"), settings.advertise),
             clock=self._clock,
             read_idle_s=settings.reservoir.read_idle_s,
             advertise=settings.advertise,

@@ -315,3 +315,13 @@ def test_plain_flight_clients_find_subscriptions_slices_and_where_to_read_them(s
     assert info.endpoints[0].locations == [fl.Location("grpc://node-7:8815")]
     assert client.do_get(info.endpoints[0].ticket).read_all().num_rows == reply.rows
     client.close()
+
+
+def test_tasks_are_told_the_address_that_the_daemon_advertises(site: Site) -> None:
+    daemon = site.serve("--advertise", "grpc://node-7:8815")
+    site.publish(10)
+    with NodeClient(daemon.endpoint) as node:
+        driver = Driver("c", ReaderSettings(subscription=NAME), [node])
+        start = Offset.initial("c", NAME)
+        end = until(lambda: driver.latest(start, Limits()))
+        assert {part.endpoint for part in driver.plan(start, end, 2)} == {"grpc://node-7:8815"}

@@ -81,7 +81,7 @@ def serve(  # noqa: PLR0913 - flags
     listen
         Where Arrow Flight is served: grpc://127.0.0.1:8815.
     advertise
-        The address that Spark is told: grpc://HOST:PORT.
+        The address that Spark's tasks are told: grpc://HOST:PORT.
     http
         Where /metrics, /healthz and /readyz are: 127.0.0.1:9464.
     insecure_bind

@@ -58,13 +58,14 @@ class Peer:
     """One node as this reader knows it. `id` is None until it was opened.
 
     `held`: epochs that it had sealed for the consumer before `open`, and that no call has asked for since.
-    `left`: nodes that answered at this address before, and when another one first did.
+    `endpoint`: where tasks read. `left`: nodes that answered at this address before, and when another one first did.
     """
 
     def __init__(self, node: Node, commit_ttl: int) -> None:
         self.node = node
         self.id: str | None = None
         self.opened = False
+        self.endpoint = node.endpoint
         self.up = True
         self.heartbeat_s = RETRY_LAST_S
         self.backlog: Backlog | None = None
@@ -145,6 +146,7 @@ class Calls:
             peer.left[peer.id] = self._clock()
             _LOG.warning("%s leads to another daemon than before, or to one that was restarted", peer.node.endpoint)
         peer.id, peer.heartbeat_s, peer.held = reply.node, reply.heartbeat_s, set(reply.held)
+        peer.endpoint = reply.endpoint or peer.node.endpoint
         peer.opened = True
 
     def once(self, peer: Peer, action: str, request: Request) -> Any:

@@ -298,7 +298,7 @@ class Driver:
                     *(epoch, node, named.rows, error),
                 )
                 return []
-        return [PlannedRead(peer.node.endpoint, part.ticket, part.rows, part.bytes) for part in reply.slices]
+        return [PlannedRead(peer.endpoint, part.ticket, part.rows, part.bytes) for part in reply.slices]
 
     def _ended_for_good(self, peer: Peer, node: str) -> bool:
         """Whether what is not at `peer` can be at `node` no more, so that nobody will acknowledge it unread.

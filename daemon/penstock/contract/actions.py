@@ -44,7 +44,10 @@ class OpenRequest(ReaderRequest):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenReply(Body):
-    """`schema`: the rows' Arrow schema as base64 of its IPC form. `held`: epoch → batch ID."""
+    """`schema`: the rows' Arrow schema as base64 of its IPC form. `held`: epoch → batch ID.
+
+    `endpoint`: the address that tasks use, `grpc://host:port`; None: the one that the driver uses.
+    """
 
     node: str
     incarnation: str
@@ -53,6 +56,7 @@ class OpenReply(Body):
     generation: int
     excluded: tuple[str, ...]
     heartbeat_s: float
+    endpoint: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ class Opener(Protocol):
 class Actions:
     """The action of each name in `contract.actions.ACTIONS`."""
 
-    def __init__(self, reservoir: Reservoir, opener: Opener, version: str) -> None:
+    def __init__(self, reservoir: Reservoir, opener: Opener, version: str, advertise: str | None = None) -> None:
+        self._advertise = advertise
         self._reservoir = reservoir
         self._opener = opener
         self._version = version
@@ -75,6 +76,7 @@ class Actions:
             generation=consumer.reader.generation,
             excluded=tuple(consumer.excluded),
             heartbeat_s=consumer.heartbeat_s,
+            endpoint=self._advertise,
         )
 
     def _alive(self, request: bodies.AliveRequest) -> Body:

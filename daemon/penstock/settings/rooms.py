@@ -88,7 +88,8 @@ class Settings(_Room):
         default="grpc://127.0.0.1:8815", description="where Arrow Flight is served; port 0 takes any free one"
     )
     advertise: str | None = Field(
-        default=None, description="the address that Spark is told; default: where Flight listens"
+        default=None,
+        description="the address that tasks are told, grpc://host:port; default: the one their driver uses",
     )
     http: str = Field(default="127.0.0.1:9464", description="host:port of /metrics, /healthz and /readyz")
     insecure_bind: bool = Field(
