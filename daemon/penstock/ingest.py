@@ -14,6 +14,10 @@ from penstock.pubsub import AckQueue, PubSubChannel, Puller, SubscriptionInfo
 from penstock.reservoir import AckOutcome, Reservoir, Subscription
 from penstock.settings import PubSubSettings
 
+LEAVE_S = 1.0
+"""How long streams may take to end by themselves once nobody wants more. The embedded emulator and Google's fake need
+about a millisecond; what a stream that is cut had on its way is nobody's until its deadline."""
+
 
 class Ingest:
     """Pulls while somebody wants messages, and sends acks for as long as the daemon runs.
@@ -124,6 +128,7 @@ class Ingest:
             async with asyncio.TaskGroup() as tasks:
                 pulling = tasks.create_task(self.puller.run())
                 await self.subscription.wait_wanted(wanted=False)
+                await self.puller.leave(LEAVE_S)
                 pulling.cancel()
         finally:
             self._stopped.set()

@@ -215,12 +215,13 @@ class Service:
             async with asyncio.timeout(timeout_s):
                 while any(subscription.batches for subscription in subscriptions) or len(flight.reads):  # noqa: ASYNC110
                     await asyncio.sleep(TICK_S)
-        for subscription in subscriptions:
-            subscription.release_all()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 for ingest in list(self._ingests.values()):
                     await ingest.stopped_pulling()
+        # After the streams have ended, so that what they brought last is given back as well.
+        for subscription in subscriptions:
+            subscription.release_all()
         # Acks and releases that the service has not confirmed by now would come again: a last try.
         unsent = [await ingest.acks.flush(FLUSH_S) for ingest in list(self._ingests.values())]
         events.Drained(unconfirmed=sum(unsent)).emit()

@@ -85,6 +85,12 @@ class Puller:
         finally:
             self._streams.clear()
 
+    async def leave(self, timeout_s: float) -> None:
+        """Half-close all streams and hand over what is still on its way; `run` is to be cancelled afterwards."""
+        leaving = [tasks[0] for stream, tasks in list(self._streams.items()) if await stream.leave()]
+        if leaving:
+            await asyncio.wait(leaving, timeout=timeout_s)
+
     def statistics(self) -> PullStatistics:
         """Counts so far, and what is open now."""
         since = [stream.open_since for stream in self._streams]

@@ -92,6 +92,7 @@ class PullStream:
         self._gathering = Gathering(shared.clock, self._deliver, self._refuse)
         self._undecodable = False
         self._hasty_at = float("-inf")
+        self._leaving = False
 
     async def run(self) -> None:
         """Keep one stream open. Raises `SubscriptionFailed`. Cancellation closes it; what was read is handed over."""
@@ -99,11 +100,25 @@ class PullStream:
         await asyncio.sleep(shared.rng.uniform(0, shared.settings.jitter_ms / 1000))
         while True:
             verdict = await self._attempt()
+            if self._leaving:
+                return
             shared.statistics.reconnects += 1
             if verdict is Verdict.RESUME:
                 await shared.sink.wait_resumed()
             elif verdict is not Verdict.NOW:
                 await asyncio.sleep(self._backoff.next_s(scale=_LONG if verdict is Verdict.BACK_OFF_LONG else 1))
+
+    async def leave(self) -> bool:
+        """Half-close, so that the service sends no more and `run` ends once it has read what is on its way.
+
+        False when there is no open stream. A cancelled stream instead keeps what it had not read till its deadline.
+        """
+        self._leaving = True
+        if self._call is None:
+            return False
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.done_writing()
+        return True
 
     async def hand_over(self) -> None:
         """Decode what waits for more and gets none."""
@@ -173,7 +188,7 @@ class PullStream:
         sink, clock, pulse, gathering = self._shared.sink, self._shared.clock, self._pulse, self._gathering
         statistics, read = self._shared.statistics, call.read
         while True:
-            if sink.paused:
+            if sink.paused and not self._leaving:
                 gathering.decode()
                 if not await self._stand_still():
                     return True
