@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -129,7 +130,7 @@ class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
             self._session = Session(Driver(at.consumer, settings, [NodeClient(options.endpoint)]))
             if self._available_now:
                 self._session.driver.take_what_is_there(options.available_now_idle_s)
-            _say_bye_on_sigterm(self._session)
+            _say_bye_at_the_end(self._session)
         if self._session.driver.consumer != at.consumer:
             raise InvalidRequest(
                 f"one query was given offsets of two consumers, {self._session.driver.consumer} and {at.consumer}: "
@@ -175,8 +176,12 @@ def _deliver(client: NodeClient, commit: CommitRequest) -> None:
         _LOG.info("commit carried by a task to %s: %s", client.endpoint, error)
 
 
-def _say_bye_on_sigterm(session: Session) -> None:
-    """`query.stop()` ends this process with SIGTERM and nothing else; the default action would tell nobody."""
+def _say_bye_at_the_end(session: Session) -> None:
+    """`query.stop()` closes this process's socket and sends SIGTERM; whichever is noticed first ends it.
+
+    The end of the socket is an ordinary exit; the default action of the signal would tell nobody.
+    """
+    atexit.register(session.bye)
     if threading.current_thread() is not threading.main_thread():
         return
 

@@ -59,7 +59,9 @@ class Session:
         return self.driver.report()
 
     def bye(self) -> None:
-        """Stop; another consumer may take over at once. Safe in a signal handler: takes no lock."""
+        """Stop; another consumer may take over at once. Safe in a signal handler: takes no lock. Said once."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self.driver.bye()
 
