@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # What a test run is given: make test TESTS="tests/reservoir -k sealed".
 TESTS ?= tests
 BENCHMARKS ?=
-BENCH_SECONDS ?= 3
+BENCH_SECONDS ?= 2
 BENCH_RESULTS ?= benchmarks/results
 
 .DEFAULT_GOAL := help
