@@ -66,10 +66,6 @@ class Budget:
         self._shares.append(share)
         return share
 
-    def remove(self, share: Share) -> None:
-        """Take a share out; what it still holds no longer counts."""
-        self._shares.remove(share)
-
     @property
     def used_bytes(self) -> int:
         """All shares together."""

@@ -69,12 +69,6 @@ class Leases:
             else:
                 self._push(now + RETRY_AFTER_S, lease)
 
-    def next_due(self) -> float | None:
-        """When `due` next has something; None when nothing is held."""
-        while self._heap and self._heap[0][2].chunk is None:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
     def _pop_due(self, now: float) -> Iterator[Lease]:
         while self._heap and self._heap[0][0] <= now:
             lease = heapq.heappop(self._heap)[2]
