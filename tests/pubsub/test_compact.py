@@ -18,12 +18,14 @@ def test_what_is_moved_is_equal_whatever_is_null_or_empty() -> None:
         pa.nulls(4, pa.string()),
         pa.nulls(4, pa.int32()),
     ]
-    moved = compact(arrays)
+    schema = pa.schema([pa.field(str(number), array.type) for number, array in enumerate(arrays)])
+    moved = compact(arrays, schema)
     for before, after in zip(arrays, moved, strict=True):
         after.validate(full=True)
         assert after.equals(before)
         assert after.type == before.type
-    assert [len(array) for array in compact([array[:0].take(pa.array([], pa.int64())) for array in arrays])] == [0] * 6
+    empty = [array[:0].take(pa.array([], pa.int64())) for array in arrays]
+    assert [len(array) for array in compact(empty, schema)] == [0] * 6
 
 
 def test_the_blocks_of_a_chunk_are_counted_in_full_and_apart() -> None:
