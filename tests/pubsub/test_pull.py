@@ -9,7 +9,7 @@ import pytest
 from tests.pubsub.conftest import NAME, Room, until
 
 from penstock.errors import SubscriptionFailed
-from penstock.pubsub import wire
+from penstock.pubsub import pull, wire
 from penstock.pubsub.channel import STREAMS_PER_CHANNEL
 from penstock.settings import PubSubSettings
 
@@ -108,6 +108,28 @@ class TestUnread:
         await until(lambda: running.acks.statistics().released == 100, 15)
         running.sink.resume()
         await until(lambda: running.sink.count == 101, 15)
+
+
+class TestScaling:
+    @pytest.fixture
+    def settings(self, monkeypatch: pytest.MonkeyPatch) -> PubSubSettings:
+        monkeypatch.setattr(pull, "SCALE_INTERVAL_S", 0.1)
+        return PubSubSettings(jitter_ms=0, max_streams=2)
+
+    async def test_a_stream_too_many_hands_over_what_it_was_sent_before_it_ends(self, running: Room) -> None:
+        running.sink.saturated = True
+        await until(lambda: running.puller.statistics().responses == 2)
+        running.sink.paused = True
+        for _ in range(10):
+            await running.publish(50)  # the emulator takes turns, so that both streams hold some
+        await asyncio.sleep(0.3)  # on their way into streams that nobody reads; then both count as idle
+        held = running.sink.count
+        running.sink.saturated = running.sink.paused = False  # but those that stand still are not told yet
+        await until(lambda: running.puller.statistics().streams == 1)
+        assert running.sink.count == held
+        running.sink.resume()
+        await until(lambda: running.sink.count == 500)
+        await until(lambda: running.statistics()["streams"] == 1)
 
 
 async def test_what_the_service_says_of_the_subscription_is_learned_from_the_stream(running: Room) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from penstock.settings import PubSubSettings
 
 SCALE_INTERVAL_S = 5.0
 """Rates are taken over this time: long against the service's bursts, short against a backlog that grows."""
+
+RETIRE_S = 5.0
+"""How long one stream too many may take to end by itself: nobody waits for it, unlike for those of a pull that ends."""
 
 
 class Puller:
@@ -64,6 +68,7 @@ class Puller:
             release=release,
         )
         self._streams: dict[PullStream, list[asyncio.Task[None]]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
         self._opened = 0
 
     def __repr__(self) -> str:
@@ -87,7 +92,8 @@ class Puller:
 
     async def leave(self, timeout_s: float) -> None:
         """Half-close all streams and hand over what is still on its way; `run` is to be cancelled afterwards."""
-        leaving = [tasks[0] for stream, tasks in list(self._streams.items()) if await stream.leave()]
+        leaving = [parts[0] for stream, parts in list(self._streams.items()) if await stream.leave()]
+        leaving += self._retiring
         if leaving:
             await asyncio.wait(leaving, timeout=timeout_s)
 
@@ -124,5 +130,16 @@ class Puller:
             self._open(tasks)
         elif change < 0:
             idlest = min(rates, key=rates.__getitem__)
-            for task in self._streams.pop(idlest):
-                task.cancel()
+            retiring = tasks.create_task(_retire(idlest, self._streams.pop(idlest)))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+
+async def _retire(stream: PullStream, parts: Sequence[asyncio.Task[None]]) -> None:
+    """Half-close a stream and let it hand over what is on its way: cut, that would be nobody's until its deadline."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RETIRE_S):
+            if await stream.leave():
+                await asyncio.wait(parts[:1])
+    for part in parts:
+        part.cancel()
