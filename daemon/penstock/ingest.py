@@ -65,6 +65,8 @@ class Ingest:
         )
         self.subscription.streams_open_since = lambda: self.puller.statistics().all_open_since
         self.subscription.outstanding_limit = lambda: self.puller.statistics().streams * max_outstanding_bytes
+        self.subscription.exactly_once = self._exactly_once
+        self._described_exactly_once = info.exactly_once is True
         self._stopped = asyncio.Event()
         self._stopped.set()
         self._held_releases: list[pa.Array] = []
@@ -72,6 +74,11 @@ class Ingest:
     @property
     def _pulling(self) -> bool:
         return not self._stopped.is_set()
+
+    def _exactly_once(self) -> bool:
+        """What a pull stream said last counts: the subscription may have changed, or could not be described."""
+        said = self.puller.properties
+        return self._described_exactly_once if said is None else said.exactly_once
 
     # --- the subscription's AckSink -----------------------------------------------------------------------------
 

@@ -27,6 +27,35 @@ def test_a_lease_is_extended_at_half_life_and_not_before(bench: Bench) -> None:
     assert len(bench.acks.extended) == 10
 
 
+def test_on_an_exactly_once_subscription_the_receipt_of_a_chunk_is_told_at_once(bench: Bench) -> None:
+    bench.subscription.exactly_once = lambda: True
+    bench.deliver(10)
+    bench.reservoir.tick()
+    assert len(bench.acks.extended) == 10
+    bench.pass_time(DEADLINE_S / 2 - 1)
+    assert len(bench.acks.extended) == 10, "once"
+
+
+def test_a_receipt_that_failed_is_told_again(bench: Bench) -> None:
+    bench.subscription.exactly_once = lambda: True
+    bench.acks.extension_works = False
+    bench.deliver(10)
+    bench.reservoir.tick()
+    bench.acks.extension_works = True
+    bench.pass_time(1)
+    assert len(bench.acks.extended) == 20
+    bench.pass_time(DEADLINE_S / 2 - 2)
+    assert len(bench.acks.extended) == 20
+
+
+def test_a_chunk_that_is_cut_before_its_receipt_was_told_is_told_in_both_parts(bench: Bench) -> None:
+    bench.subscription.exactly_once = lambda: True
+    bench.deliver(10)
+    bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=4, max_bytes=None)
+    bench.reservoir.tick()
+    assert sorted(bench.acks.extended) == sorted(f"a{n}" for n in range(10))
+
+
 def test_an_unsealed_chunk_lapses_after_max_lease_s(bench: Bench) -> None:
     bench.deliver(10)
     bench.pass_time(601)

@@ -101,15 +101,17 @@ class Chunk:
 class Lease:
     """The ack deadline of a chunk's messages. `chunk` is None once they are settled, so that nothing keeps them alive.
 
-    `lapsed`: the deadline ran out while the chunk was held, so its messages may come again.
+    `lapsed`: the deadline ran out while the chunk was held, so its messages may come again. `receipt`: the service has
+    still to be told that they were received.
     """
 
-    __slots__ = ("chunk", "lapsed", "until")
+    __slots__ = ("chunk", "lapsed", "receipt", "until")
 
-    def __init__(self, chunk: Chunk, until: float) -> None:
+    def __init__(self, chunk: Chunk, until: float, *, receipt: bool = False) -> None:
         self.chunk: Chunk | None = chunk
         self.until = until
         self.lapsed = False
+        self.receipt = receipt
         chunk.lease = self
 
     def end(self) -> None:

@@ -29,8 +29,11 @@ class Holdings:
         self._share = share
         self._leases = Leases(deadline_s, max_lease_s)
 
-    def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:
-        """Take one decoded chunk in; rows that were committed before are acknowledged again and dropped."""
+    def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float, *, receipt: bool) -> None:
+        """Take one decoded chunk in; rows that were committed before are acknowledged again and dropped.
+
+        `receipt`: the service wants to hear that it was received, by an extension of its lease.
+        """
         self.ledger.received += rows.num_rows
         known = self.remembered.known(rows.column("message_id"), now)
         if known is not None:
@@ -41,7 +44,7 @@ class Holdings:
         if rows.num_rows == 0:
             return
         chunk = Chunk.decoded(rows, ack_ids, received_at=now, share=self._share, ordered=self.ordered)
-        self._leases.hold(chunk, now + self._leases.deadline_s)
+        self._leases.hold(chunk, now + self._leases.deadline_s, receipt=receipt)
         self.queue.append(chunk)
 
     def take(self, max_rows: int, max_bytes: int) -> list[Chunk]:
@@ -124,9 +127,10 @@ class Holdings:
         """`new` hold the messages of `old` now: the shortest deadline counts."""
         leases = [chunk.lease for chunk in old if chunk.lease is not None]
         until, lapsed = min(lease.until for lease in leases), any(lease.lapsed for lease in leases)
+        receipt = any(lease.receipt for lease in leases)
         _end(old)
         for chunk in new:
-            self._leases.hold(chunk, until)
+            self._leases.hold(chunk, until, receipt=receipt)
             assert chunk.lease is not None
             chunk.lease.lapsed = lapsed
 

@@ -35,9 +35,10 @@ class Leases:
         self._heap: list[tuple[float, int, Lease]] = []
         self._count = 0
 
-    def hold(self, chunk: Chunk, until: float) -> None:
-        """Keep a chunk's deadline, which is `until` now."""
-        self._push(until - self.deadline_s / 2, Lease(chunk, until))
+    def hold(self, chunk: Chunk, until: float, *, receipt: bool = False) -> None:
+        """Keep a chunk's deadline, which is `until` now; with `receipt` the first extension is due at once."""
+        when = chunk.received_at if receipt else until - self.deadline_s / 2
+        self._push(when, Lease(chunk, until, receipt=receipt))
 
     def due(self, now: float, bounded: Callable[[Chunk], bool]) -> list[Extend | Lapse]:
         """What to do now. `bounded` tells whether `max_lease_s` holds for a chunk (it does for unsealed ones)."""
@@ -64,6 +65,7 @@ class Leases:
             if lease.chunk is None:
                 continue
             if confirmed:
+                lease.receipt = False
                 lease.until = sent_at + self.deadline_s
                 self._push(lease.until - self.deadline_s / 2, lease)
             else:

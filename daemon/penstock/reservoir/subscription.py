@@ -63,6 +63,7 @@ class Subscription:
         self.consumers: dict[str, Consumer] = {}
         self.streams_open_since: Callable[[], float | None] = lambda: None
         self.outstanding_limit: Callable[[], int] = lambda: 0
+        self.exactly_once: Callable[[], bool] = lambda: False
         self._settings = settings
         self._budget = budget
         self._clock = clock
@@ -81,7 +82,7 @@ class Subscription:
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:
         """Take one decoded chunk."""
         first = not self._holdings.queue.rows
-        self._holdings.receive(rows, ack_ids, now)
+        self._holdings.receive(rows, ack_ids, now, receipt=self.exactly_once())
         if first:
             self._wake()
 

@@ -1,0 +1,108 @@
+"""One subscription on its way in, for real: an emulator, pull streams, the reservoir, acknowledgements."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import pytest
+from google.pubsub_v1.types import PublishRequest, PubsubMessage, Topic
+
+from penstock.clock import boottime
+from penstock.contract import Reader
+from penstock.contract.actions import CreateSubscription
+from penstock.emulator import Emulator
+from penstock.ingest import Ingest
+from penstock.pubsub import Control, PubSubChannel, SubscriptionInfo
+from penstock.reservoir import Reservoir
+from penstock.reservoir.consumer import Consumer
+from penstock.settings import PubSubSettings, ReservoirSettings
+
+TOPIC = "projects/p/topics/orders"
+NAME = "projects/p/subscriptions/orders"
+OTHER = "projects/p/subscriptions/other"
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Node:
+    """A reservoir with as many ingests as a test wants, and the emulator that they pull from."""
+
+    emulator: Emulator
+    channel: PubSubChannel
+    control: Control
+    reservoir: Reservoir
+    settings: PubSubSettings
+    tasks: asyncio.TaskGroup
+    running: list[asyncio.Task[None]]
+
+    async def ingest(self, name: str = NAME, *, exactly_once: bool = False, described: bool = True) -> Ingest:
+        wanted = CreateSubscription(topic=TOPIC, ack_deadline_seconds=10, enable_exactly_once_delivery=exactly_once)
+        info = await self.control.create(name, wanted)
+        ingest = Ingest(
+            info if described else SubscriptionInfo(name),
+            channel=self.channel,
+            reservoir=self.reservoir,
+            settings=self.settings,
+            clock=boottime,
+            prefetch=False,
+        )
+        ingest.task = self.tasks.create_task(ingest.run())
+        self.running.append(ingest.task)
+        return ingest
+
+    def open(self, ingest: Ingest, generation: int = 1) -> Consumer:
+        reader = Reader(generation, "r")
+        name = f"consumer of {ingest.subscription.name}"
+        return self.reservoir.open(ingest.subscription, name, reader, after=0, share=False)
+
+    async def publish(self, count: int, data_bytes: int = 10) -> None:
+        request = PublishRequest(topic=TOPIC, messages=[PubsubMessage(data=b"x" * data_bytes)] * count)
+        await self.channel.unary("Publisher", "Publish")(PublishRequest.serialize(request))
+
+    async def tick(self) -> None:
+        while True:
+            self.reservoir.tick()
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    settings = PubSubSettings(jitter_ms=0, min_streams=1, max_streams=2)
+    async with Emulator() as emulator:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", emulator.address)
+        async with PubSubChannel(settings) as channel, Control(channel) as control:
+            await channel.unary("Publisher", "CreateTopic")(Topic.serialize(Topic(name=TOPIC)))
+            reservoir = Reservoir(ReservoirSettings(memory_limit_mb=64), boottime)
+            async with asyncio.TaskGroup() as tasks:
+                node = Node(emulator, channel, control, reservoir, settings, tasks, [])
+                node.running.append(tasks.create_task(node.tick()))
+                yield node
+                for task in node.running:
+                    task.cancel()
+
+
+@pytest.mark.parametrize("described", [True, False])
+async def test_an_exactly_once_subscription_hears_at_once_what_was_received(node: Node, *, described: bool) -> None:
+    ingest = await node.ingest(exactly_once=True, described=described)
+    node.open(ingest)
+    await node.publish(100)
+    await until(lambda: node.emulator.faults.statistics(NAME)["extended"] == 100)
+    assert ingest.subscription.statistics()["buffered"] == 100
+    assert ingest.acks.statistics().extended == 100
+
+
+async def test_an_ordinary_subscription_is_asked_for_no_receipts(node: Node) -> None:
+    ingest = await node.ingest()
+    node.open(ingest)
+    await node.publish(100)
+    await until(lambda: ingest.subscription.statistics()["buffered"] == 100)
+    await asyncio.sleep(0.2)
+    assert ingest.acks.statistics().requests == 0
