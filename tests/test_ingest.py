@@ -106,3 +106,15 @@ async def test_an_ordinary_subscription_is_asked_for_no_receipts(node: Node) -> 
     await until(lambda: ingest.subscription.statistics()["buffered"] == 100)
     await asyncio.sleep(0.2)
     assert ingest.acks.statistics().requests == 0
+
+
+async def test_a_pull_stream_gets_its_part_of_the_share_of_the_moment_it_is_opened(node: Node) -> None:
+    limit_bytes = node.reservoir.budget.limit_bytes
+    ingest, other = await node.ingest(), await node.ingest(OTHER)
+    node.open(ingest)
+    await until(lambda: ingest.puller.statistics().outstanding_bytes == limit_bytes // 2)
+    node.open(other)
+    await until(lambda: other.puller.statistics().outstanding_bytes == limit_bytes // 4)
+    assert ingest.subscription.outstanding_limit() == limit_bytes // 2, "fixed while a stream is open"
+    node.emulator.faults.cut_streams(NAME)
+    await until(lambda: ingest.subscription.outstanding_limit() == limit_bytes // 4)

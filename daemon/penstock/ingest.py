@@ -52,19 +52,19 @@ class Ingest:
             prefetch=prefetch,
         )
         reservoir.add(self.subscription)
-        max_outstanding_bytes = self.subscription.share_bytes // settings.max_streams
         self.puller = Puller(
             channel,
             info.name,
             settings,
             self.subscription,
-            max_outstanding_bytes=max_outstanding_bytes,
+            # 0 would mean no limit.
+            max_outstanding_bytes=lambda: max(self.subscription.share_bytes // settings.max_streams, 1),
             clock=clock,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
             release=self.release,
         )
         self.subscription.streams_open_since = lambda: self.puller.statistics().all_open_since
-        self.subscription.outstanding_limit = lambda: self.puller.statistics().streams * max_outstanding_bytes
+        self.subscription.outstanding_limit = lambda: self.puller.statistics().outstanding_bytes
         self.subscription.exactly_once = self._exactly_once
         self._described_exactly_once = info.exactly_once is True
         self._stopped = asyncio.Event()

@@ -97,7 +97,7 @@ async def room(monkeypatch: pytest.MonkeyPatch, settings: PubSubSettings) -> Asy
                 NAME,
                 settings,
                 sink,
-                max_outstanding_bytes=1 << 28,
+                max_outstanding_bytes=lambda: 1 << 28,
                 clock=boottime,
                 rng=random.Random(1),
                 release=acks.release,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import uuid
 from collections.abc import Callable, Sequence
@@ -29,8 +30,9 @@ RETIRE_S = 5.0
 class Puller:
     """All pull streams of one subscription. `run` may be called again after it ended.
 
-    `max_outstanding_bytes` is for each stream; `release` (such as `AckQueue.release`) gives back what a stream that was
-    not read for too long still held. Without it those messages come again at their deadline.
+    `max_outstanding_bytes` is asked whenever a stream is opened, and holds for that one. `release` (such as
+    `AckQueue.release`) gives back what a stream that was not read for too long still held. Without it those messages come
+    again at their deadline.
     """
 
     def __init__(  # noqa: PLR0913 - composed in one place
@@ -40,7 +42,7 @@ class Puller:
         settings: PubSubSettings,
         sink: ChunkSink,
         *,
-        max_outstanding_bytes: int,
+        max_outstanding_bytes: Callable[[], int],
         clock: Clock,
         rng: random.Random,
         release: Callable[[Sequence[pa.Array]], None] | None = None,
@@ -55,12 +57,10 @@ class Puller:
             subscription=subscription,
             settings=settings,
             sink=sink,
-            first_request=wire.first_pull_request(
-                subscription,
-                ack_deadline_s=settings.ack_deadline_s,
-                client_id=uuid.uuid4().hex,
-                max_outstanding_bytes=max_outstanding_bytes,
+            first_request=functools.partial(
+                wire.first_pull_request, subscription, settings.ack_deadline_s, uuid.uuid4().hex
             ),
+            max_outstanding_bytes=max_outstanding_bytes,
             clock=clock,
             rng=rng,
             statistics=self._statistics,
@@ -102,7 +102,14 @@ class Puller:
         since = [stream.open_since for stream in self._streams]
         opened = [at for at in since if at is not None]
         all_open = bool(opened) and len(opened) == len(since)
-        return replace(self._statistics, streams=len(opened), all_open_since=max(opened) if all_open else None)
+        return replace(
+            self._statistics,
+            streams=len(opened),
+            outstanding_bytes=sum(
+                stream.outstanding_bytes for stream in self._streams if stream.open_since is not None
+            ),
+            all_open_since=max(opened) if all_open else None,
+        )
 
     def _learn(self, properties: wire.Properties) -> None:
         self.properties = properties

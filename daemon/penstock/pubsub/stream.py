@@ -47,9 +47,13 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 @dataclass
 class PullStatistics:
-    """Counts since the start. `all_open_since` is the clock's time, None while a stream is not open."""
+    """Counts since the start. `all_open_since` is the clock's time, None while a stream is not open.
+
+    `outstanding_bytes`: what the service may send on the open ones before anything is acknowledged.
+    """
 
     streams: int = 0
+    outstanding_bytes: int = 0
     all_open_since: float | None = None
     responses: int = 0
     messages: int = 0
@@ -70,7 +74,8 @@ class Shared:
     subscription: str
     settings: PubSubSettings
     sink: ChunkSink
-    first_request: bytes
+    first_request: Callable[[int], bytes]
+    max_outstanding_bytes: Callable[[], int]
     clock: Clock
     rng: random.Random
     statistics: PullStatistics
@@ -84,6 +89,7 @@ class PullStream:
     def __init__(self, number: int, shared: Shared) -> None:
         self.number = number
         self.open_since: float | None = None
+        self.outstanding_bytes = 0
         self.interval_bytes = 0
         self._shared = shared
         self._call: Call | None = None
@@ -149,7 +155,8 @@ class PullStream:
             self._call = call
             events.StreamOpened(subscription=shared.subscription, stream=self.number).emit()
             try:
-                await call.write(shared.first_request)
+                self.outstanding_bytes = shared.max_outstanding_bytes()
+                await call.write(shared.first_request(self.outstanding_bytes))
                 self.open_since = shared.clock()
                 if await self._read(call):
                     await self._give_back(call)
@@ -163,6 +170,7 @@ class PullStream:
                 code, details = grpc.StatusCode.CANCELLED, "closed by this side"
             finally:
                 self._call = self.open_since = None
+                self.outstanding_bytes = 0
                 self._gathering.decode()
         now = shared.clock()
         return self._judge(Ending(code, details, now - started, pulse.heard, now - self._hasty_at))

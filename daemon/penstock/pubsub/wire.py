@@ -139,7 +139,7 @@ def properties(response: bytes) -> Properties | None:
     return Properties(ordering=said.message_ordering_enabled, exactly_once=said.exactly_once_delivery_enabled)
 
 
-def first_pull_request(subscription: str, *, ack_deadline_s: int, client_id: str, max_outstanding_bytes: int) -> bytes:
+def first_pull_request(subscription: str, ack_deadline_s: int, client_id: str, max_outstanding_bytes: int) -> bytes:
     """The request that opens a pull stream.
 
     `client_id` lets its successors take over; protocol version 1 asks the server to answer keep-alives.
