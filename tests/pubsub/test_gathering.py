@@ -29,7 +29,10 @@ class Delivered:
     now: float = 100.0
 
     def __post_init__(self) -> None:
-        self.gathering = Gathering(lambda: self.now, self._deliver, self.refused.append)
+        self.gathering = Gathering(lambda: self.now, self._deliver)
+
+    def add(self, raw: bytes, *, received_at: float | None = None) -> None:
+        self.gathering.add(raw, self.refused.append, received_at=received_at)
 
     def _deliver(self, decoded: wire.Decoded, received_at: float) -> None:
         self.chunks.append(decoded.ack_ids.to_pylist())
@@ -47,43 +50,58 @@ async def delivered() -> AsyncIterator[Delivered]:
 
 
 async def test_the_response_of_an_idle_stream_is_handed_over_at_once(delivered: Delivered) -> None:
-    delivered.gathering.add(response("a"))
+    delivered.add(response("a"))
     await until(lambda: delivered.chunks == [["a"]])
 
 
 async def test_responses_of_a_busy_stream_are_decoded_together(delivered: Delivered) -> None:
-    delivered.gathering.add(response("a"))
+    delivered.add(response("a"))
     await until(lambda: delivered.chunks == [["a"]])
     for one in "bcd":
-        delivered.gathering.add(response(one))
+        delivered.add(response(one))
         await asyncio.sleep(0)
     await until(lambda: delivered.chunks == [["a"], ["b", "c", "d"]])
 
 
 async def test_enough_bytes_are_decoded_without_waiting(delivered: Delivered) -> None:
     for one in "ab":
-        delivered.gathering.add(response(one, size=DECODE_BYTES // 2))
+        delivered.add(response(one, size=DECODE_BYTES // 2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     assert delivered.chunks == [["a", "b"]]
 
 
 async def test_a_bad_response_is_refused_and_the_good_ones_beside_it_are_delivered(delivered: Delivered) -> None:
     for raw in (response("a"), b"\x0a\xff", response("b", "c")):
-        delivered.gathering.add(raw)
+        delivered.add(raw)
     delivered.gathering.decode()
     assert delivered.chunks == [["a"], ["b", "c"]]
     assert len(delivered.refused) == 1
 
 
 async def test_responses_without_messages_are_not_delivered(delivered: Delivered) -> None:
-    delivered.gathering.add(b"")
+    delivered.add(b"")
     delivered.gathering.decode()
     assert (delivered.chunks, delivered.refused) == ([], [])
 
 
 async def test_what_was_not_read_for_a_while_counts_as_received_when_it_came(delivered: Delivered) -> None:
-    aged = response("a")
-    delivered.gathering.age(50.0, len(aged))
-    for raw in (aged, response("b")):
-        delivered.gathering.add(raw)
-        delivered.gathering.decode()
+    delivered.add(response("a"))
+    delivered.add(response("b"), received_at=50.0)
+    delivered.gathering.decode()
+    delivered.add(response("c"))
+    delivered.gathering.decode()
+    assert delivered.chunks == [["a", "b"], ["c"]]
     assert delivered.received_at == [50.0, 100.0]
+
+
+async def test_streams_are_decoded_together_and_only_the_one_of_a_bad_response_hears_of_it(
+    delivered: Delivered,
+) -> None:
+    other: list[wire.Undecodable] = []
+    for number in range(3):
+        delivered.add(response(f"a{number}"))
+        delivered.gathering.add(response(f"b{number}") if number else b"\x0a\xff", other.append)
+    delivered.gathering.decode()
+    assert [one for chunk in delivered.chunks for one in chunk] == ["a0", "a1", "b1", "a2", "b2"]
+    assert (len(delivered.refused), len(other)) == (0, 1)

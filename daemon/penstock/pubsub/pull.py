@@ -15,6 +15,7 @@ import pyarrow as pa
 from penstock.clock import Clock
 from penstock.pubsub import wire
 from penstock.pubsub.channel import PubSubChannel
+from penstock.pubsub.gathering import Gathering
 from penstock.pubsub.stream import PullStatistics, PullStream, Shared
 from penstock.pubsub.verdict import autoscale
 from penstock.reservoir.ports import ChunkSink
@@ -31,8 +32,8 @@ class Puller:
     """All pull streams of one subscription. `run` may be called again after it ended.
 
     `max_outstanding_bytes` is asked whenever a stream is opened, and holds for that one. `release` (such as
-    `AckQueue.release`) gives back what a stream that was not read for too long still held. Without it those messages come
-    again at their deadline.
+    `AckQueue.release`) gives back what a stream that was not read for too long still held. Without it those messages
+    come again at their deadline.
     """
 
     def __init__(  # noqa: PLR0913 - composed in one place
@@ -64,6 +65,7 @@ class Puller:
             clock=clock,
             rng=rng,
             statistics=self._statistics,
+            gathering=Gathering(clock, self._deliver),
             learn=self._learn,
             release=release,
         )
@@ -82,6 +84,7 @@ class Puller:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._shared.gathering.run())
                 for _ in range(self._settings.min_streams):
                     self._open(tasks)
                 while True:
@@ -111,15 +114,17 @@ class Puller:
             all_open_since=max(opened) if all_open else None,
         )
 
+    def _deliver(self, decoded: wire.Decoded, received_at: float) -> None:
+        self._statistics.messages += decoded.rows.num_rows
+        self._sink.receive(decoded.rows, decoded.ack_ids, received_at)
+
     def _learn(self, properties: wire.Properties) -> None:
         self.properties = properties
 
     def _open(self, tasks: asyncio.TaskGroup) -> None:
         stream = PullStream(self._opened, self._shared)
         self._opened += 1
-        self._streams[stream] = [
-            tasks.create_task(part) for part in (stream.run(), stream.hand_over(), stream.stay_alive())
-        ]
+        self._streams[stream] = [tasks.create_task(part) for part in (stream.run(), stream.stay_alive())]
 
     def _scale(self, tasks: asyncio.TaskGroup) -> None:
         rates = {stream: stream.interval_bytes / SCALE_INTERVAL_S for stream in self._streams}

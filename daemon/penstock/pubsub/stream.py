@@ -79,12 +79,13 @@ class Shared:
     clock: Clock
     rng: random.Random
     statistics: PullStatistics
+    gathering: Gathering
     release: Callable[[Sequence[pa.Array]], None] | None
     learn: Callable[[wire.Properties], None]
 
 
 class PullStream:
-    """One pull stream after another under one number. Its owner runs `run`, `stay_alive` and `hand_over` together."""
+    """One pull stream after another under one number. Its owner runs `run` and `stay_alive` together."""
 
     def __init__(self, number: int, shared: Shared) -> None:
         self.number = number
@@ -95,7 +96,8 @@ class PullStream:
         self._call: Call | None = None
         self._pulse = Pulse(shared.clock())
         self._backoff = Backoff(shared.rng)
-        self._gathering = Gathering(shared.clock, self._deliver, self._refuse)
+        self._aged_bytes = 0
+        self._aged_since = 0.0
         self._undecodable = False
         self._hasty_at = float("-inf")
         self._leaving = False
@@ -125,10 +127,6 @@ class PullStream:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._call.done_writing()
         return True
-
-    async def hand_over(self) -> None:
-        """Decode what waits for more and gets none."""
-        await self._gathering.run()
 
     async def stay_alive(self) -> None:
         """Say that we are here; close a stream that has been silent for too long."""
@@ -171,7 +169,8 @@ class PullStream:
             finally:
                 self._call = self.open_since = None
                 self.outstanding_bytes = 0
-                self._gathering.decode()
+                self._aged_bytes = 0
+                shared.gathering.decode()
         now = shared.clock()
         return self._judge(Ending(code, details, now - started, pulse.heard, now - self._hasty_at))
 
@@ -193,8 +192,8 @@ class PullStream:
 
     async def _read(self, call: Call) -> bool:
         """Read to the end of the stream; True when it was not read for so long that it must be closed."""
-        sink, clock, pulse, gathering = self._shared.sink, self._shared.clock, self._pulse, self._gathering
-        statistics, read = self._shared.statistics, call.read
+        sink, clock, pulse, gathering = self._shared.sink, self._shared.clock, self._pulse, self._shared.gathering
+        statistics, read, refuse = self._shared.statistics, call.read, self._refuse
         while True:
             if sink.paused and not self._leaving:
                 gathering.decode()
@@ -210,7 +209,11 @@ class PullStream:
             if not pulse.heard:
                 self._learn(raw)
             pulse.hear(clock(), empty=not raw.startswith(_MESSAGES))
-            gathering.add(raw)
+            if self._aged_bytes > 0:
+                self._aged_bytes -= size
+                gathering.add(raw, refuse, received_at=self._aged_since)
+            else:
+                gathering.add(raw, refuse)
 
     async def _stand_still(self) -> bool:
         """Wait until messages are welcome; False after half the ack deadline, when what is unread gets too old."""
@@ -221,7 +224,8 @@ class PullStream:
         except TimeoutError:
             return False
         self._pulse.resume(shared.clock())
-        self._gathering.age(since, WINDOW_BYTES)
+        # What comes next was received at `since` and only not read.
+        self._aged_since, self._aged_bytes = since, WINDOW_BYTES
         return True
 
     async def _give_back(self, call: Call) -> None:
@@ -236,8 +240,7 @@ class PullStream:
                 while size < WINDOW_BYTES and (raw := await call.read()) is not grpc.aio.EOF:
                     held.append(raw)
                     size += len(raw)
-        good, _bad = wire.decode_each(held)
-        release([decoded.ack_ids for decoded in good])
+        release([decoded.ack_ids for decoded in wire.decode_each(held) if isinstance(decoded, wire.Decoded)])
 
     def _learn(self, response: bytes) -> None:
         """The properties of the subscription, from the first response of a stream."""
@@ -245,10 +248,6 @@ class PullStream:
             found = wire.properties(response)
             if found is not None:
                 self._shared.learn(found)
-
-    def _deliver(self, decoded: wire.Decoded, received_at: float) -> None:
-        self._shared.statistics.messages += decoded.rows.num_rows
-        self._shared.sink.receive(decoded.rows, decoded.ack_ids, received_at)
 
     def _refuse(self, error: wire.Undecodable) -> None:
         """Drop a response unacknowledged and give up the stream it came on."""

@@ -113,15 +113,16 @@ def decode(responses: Sequence[bytes]) -> Decoded:
     return Decoded(pa.RecordBatch.from_arrays([message_ids, *rest], schema=ROWS_SCHEMA), ack_ids)
 
 
-def decode_each(responses: Sequence[bytes]) -> tuple[list[Decoded], list[Undecodable]]:
-    """Every response on its own, when `decode` failed on all together: the good ones, and why the others are not."""
-    good, bad = [], []
-    for response in responses:
-        try:
-            good.append(decode([response]))
-        except Undecodable as error:
-            bad.append(error)
-    return good, bad
+def decode_each(responses: Sequence[bytes]) -> list[Decoded | Undecodable]:
+    """Every response on its own, when `decode` failed on all together: its messages, or why it has none."""
+    return [_decode_one(response) for response in responses]
+
+
+def _decode_one(response: bytes) -> Decoded | Undecodable:
+    try:
+        return decode([response])
+    except Undecodable as error:
+        return error
 
 
 def properties(response: bytes) -> Properties | None:
