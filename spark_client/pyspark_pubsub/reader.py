@@ -179,13 +179,16 @@ def _deliver(client: NodeClient, commit: CommitRequest) -> None:
 def _say_bye_at_the_end(session: Session) -> None:
     """`query.stop()` closes this process's socket and sends SIGTERM; whichever is noticed first ends it.
 
-    The end of the socket is an ordinary exit; the default action of the signal would tell nobody.
+    The end of the socket is an ordinary exit, which the signal must not cut short while it tells; the default action of
+    the signal alone would tell nobody.
     """
     atexit.register(session.bye)
     if threading.current_thread() is not threading.main_thread():
         return
 
     def ended(number: int, _frame: object) -> None:
+        if session.saying_bye:
+            return
         signal.signal(number, signal.SIG_DFL)
         try:
             session.bye()

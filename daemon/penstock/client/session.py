@@ -28,6 +28,8 @@ class Session:
         self._asked = threading.Event()
         self._woken = threading.Event()
         self._started = False
+        self.saying_bye = False
+        """Whether `bye` is under way: a signal handler that interrupts it must let it go on."""
 
     def latest(self, start: Offset, limits: Limits, wait_s: float = IDLE_WAIT_S) -> Offset | None:
         """`Driver.latest`, which while idle waits for rows up to `wait_s`."""
@@ -63,7 +65,11 @@ class Session:
         if self._stop.is_set():
             return
         self._stop.set()
-        self.driver.bye()
+        self.saying_bye = True
+        try:
+            self.driver.bye()
+        finally:
+            self.saying_bye = False
 
     def close(self) -> None:
         """End the consumer for good."""

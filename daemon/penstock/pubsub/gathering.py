@@ -43,9 +43,9 @@ class Gathering:
         self._full = asyncio.Event()
 
     def add(self, response: bytes, refuse: Refuse, *, received_at: float | None = None) -> None:
-        """Take a response. Enough of them are decoded by `run`, as soon as whoever added the last one waits for the next:
-        gRPC then fetches that meanwhile.
+        """Take a response; `run` decodes.
 
+        Not this call: whoever adds a response asks for the next one first, and gRPC fetches that during the decode.
         `refuse` is called if it cannot be decoded. `received_at` is for one that this machine received a while ago and
         only did not read: the lease of its messages is older.
         """
