@@ -13,11 +13,13 @@ from penstock.clock import boottime
 from penstock.contract import Reader
 from penstock.contract.actions import CreateSubscription
 from penstock.emulator import Emulator
+from penstock.errors import InternalError
 from penstock.ingest import Ingest
 from penstock.pubsub import Control, PubSubChannel, SubscriptionInfo
 from penstock.reservoir import Reservoir
 from penstock.reservoir.consumer import Consumer
-from penstock.settings import PubSubSettings, ReservoirSettings
+from penstock.service import Service
+from penstock.settings import PubSubSettings, ReservoirSettings, Settings
 
 TOPIC = "projects/p/topics/orders"
 NAME = "projects/p/subscriptions/orders"
@@ -118,3 +120,31 @@ async def test_a_pull_stream_gets_its_part_of_the_share_of_the_moment_it_is_open
     assert ingest.subscription.outstanding_limit() == limit_bytes // 2, "fixed while a stream is open"
     node.emulator.faults.cut_streams(NAME)
     await until(lambda: ingest.subscription.outstanding_limit() == limit_bytes // 4)
+
+
+async def test_a_defect_on_one_subscription_fails_that_one_only_and_the_next_open_tries_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest, other = await node.ingest(), await node.ingest(OTHER)
+    service = Service(Settings())
+    service._ingests = {NAME: ingest, OTHER: other}
+    receive = ingest.subscription.receive
+
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError("a defect of ours")
+
+    monkeypatch.setattr(ingest.subscription, "receive", broken)
+    consumer = node.open(ingest)
+    node.open(other)
+    await node.publish(10)
+    await until(lambda: ingest.subscription.failed is not None)
+    with pytest.raises(InternalError, match=f"pulling {NAME} failed: ZeroDivisionError.*a defect of ours"):
+        ingest.subscription.alive(consumer)
+    assert any("a defect of ours" in reason for reason in service.not_ready())
+    assert "Traceback" in "".join(capsys.readouterr())
+    await until(lambda: other.subscription.statistics()["buffered"] == 10)
+    monkeypatch.setattr(ingest.subscription, "receive", receive)
+    node.open(ingest, generation=2)
+    await node.publish(10)
+    await until(lambda: ingest.subscription.statistics()["buffered"] == 10)
+    assert not ingest.task.done()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 
 from penstock.clock import Clock
-from penstock.errors import SubscriptionFailed
+from penstock.errors import InternalError, SubscriptionFailed
 from penstock.pubsub import AckQueue, PubSubChannel, Puller, SubscriptionInfo
 from penstock.reservoir import AckOutcome, Reservoir, Subscription
 from penstock.settings import PubSubSettings
+from penstock.telemetry import events
+
+Failed = TypeVar("Failed", bound=Exception)
 
 LEAVE_S = 1.0
 """How long streams may take to end by themselves once nobody wants more. The embedded emulator and Google's fake need
@@ -126,6 +130,9 @@ class Ingest:
                 await self._pull_while_wanted()
             except* SubscriptionFailed as failures:
                 self.subscription.fail(_first(failures))
+            except* Exception as defects:  # noqa: BLE001
+                # Supervision: a defect met on one subscription must not take the others and their batches with it.
+                self._fail(defects)
             finally:
                 self.subscription.stopped_pulling()
 
@@ -141,6 +148,15 @@ class Ingest:
             self._stopped.set()
             self._release_while_wanted()
 
+    def _fail(self, defects: ExceptionGroup[Exception]) -> None:
+        events.IngestFailed.of(self.subscription.name, "pull", defects).emit()
+        self.subscription.fail(
+            InternalError(
+                f"pulling {self.subscription.name} failed: {_first(defects)!r}; the daemon's log has the traceback. "
+                "The next open tries again"
+            )
+        )
+
     def statistics(self) -> dict[str, object]:
         """Figures of both directions, for `status` and `/metrics`."""
         return {
@@ -150,10 +166,9 @@ class Ingest:
         }
 
 
-def _first(failures: BaseExceptionGroup[SubscriptionFailed]) -> SubscriptionFailed:
+def _first(failures: ExceptionGroup[Failed]) -> Failed:
     """The error itself, out of however many task groups it came through."""
-    error: BaseException = failures
-    while isinstance(error, BaseExceptionGroup):
+    error: Failed | ExceptionGroup[Failed] = failures
+    while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, SubscriptionFailed)
     return error

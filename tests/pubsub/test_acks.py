@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,12 +13,17 @@ from tests.pubsub.conftest import NAME, Room, until
 from penstock.contract.actions import CreateSubscription
 from penstock.errors import InvalidRequest, SubscriptionFailed
 from penstock.reservoir import AckOutcome
+from penstock.telemetry.event import REGISTRY
 
 
 async def received(room: Room, count: int) -> None:
     for start in range(0, count, 1000):
         await room.publish(min(1000, count - start))
     await until(lambda: room.sink.count == count)
+
+
+def defects() -> float:
+    return REGISTRY.get_sample_value("penstock_ingest_defects_total", {"subscription": NAME, "part": "acks"}) or 0.0
 
 
 async def test_every_ack_is_confirmed_and_nothing_remains(running: Room) -> None:
@@ -49,6 +55,43 @@ async def test_acks_of_a_deleted_subscription_are_lost_and_counted(running: Room
     running.acks.acknowledge(running.sink.ack_ids, outcomes.append)
     await until(lambda: bool(outcomes))
     assert outcomes == [AckOutcome(0, 10)]
+
+
+async def test_a_defect_while_sending_forgets_no_ack(running: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    await received(running, 6000)
+    send, left = running.acks._try, [5]
+
+    async def failing(call: Any, encoded: bytes, ack_ids: pa.Array) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise ZeroDivisionError("a defect")
+        return await send(call, encoded, ack_ids)
+
+    monkeypatch.setattr(running.acks, "_try", failing)
+    before = defects()
+    outcomes: list[AckOutcome] = []
+    running.acks.acknowledge(running.sink.ack_ids, outcomes.append)
+    assert await running.acks.flush(10) == 0
+    assert outcomes == [AckOutcome(6000, 0)]
+    assert running.statistics()["remaining"] == 0
+    assert defects() - before == 5
+
+
+async def test_a_defect_of_who_waits_for_an_ack_does_not_reach_the_others_of_its_request(running: Room) -> None:
+    await received(running, 30)
+    together = pa.concat_arrays(running.sink.ack_ids)
+    outcomes: list[AckOutcome] = []
+
+    def broken(_outcome: AckOutcome) -> None:
+        raise ZeroDivisionError("a defect")
+
+    before = defects()
+    for job, settled in enumerate((outcomes.append, broken, outcomes.append)):
+        running.acks.acknowledge([together.slice(job * 10, 10)], settled)
+    assert await running.acks.flush(10) == 0
+    assert outcomes == [AckOutcome(10, 0)] * 2
+    assert running.statistics()["remaining"] == 0
+    assert defects() - before == 1
 
 
 async def test_released_messages_come_again_at_once(running: Room) -> None:

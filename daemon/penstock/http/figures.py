@@ -66,7 +66,7 @@ _FIGURES = (
     _Figure("used_bytes", "Bytes that count against the budget", ("used_bytes",)),
     _Figure("share_bytes", "Bytes of the budget that are guaranteed", ("share_bytes",)),
     _Figure("paused", "1 while pulling stands still", ("paused",)),
-    _Figure("failed", "1 while the service refuses the subscription", ("failed",)),
+    _Figure("failed", "1 while the subscription cannot be pulled", ("failed",)),
     _Figure("consumers", "Consumers known", ("consumers",)),
 )
 

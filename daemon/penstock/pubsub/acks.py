@@ -140,11 +140,19 @@ class AckQueue:
         self._work.set()
 
     async def _sender(self, lines: Sequence[Line]) -> None:
+        backoff = Backoff(self._rng, base_s=self._base_backoff_s)
         while True:
             # Nothing is awaited between this look and the wait, so no work that comes is missed.
             line = next((line for line in lines if line.ids), None)
             if line is not None:
-                await self._send(line)
+                try:
+                    await self._send(line)
+                except Exception as defect:  # noqa: BLE001
+                    # Supervision: whatever it was, the IDs wait again, and nobody else's subscription suffers for it.
+                    events.IngestFailed.of(self._subscription, "acks", defect).emit()
+                    await asyncio.sleep(backoff.next_s())
+                else:
+                    backoff.reset()
                 continue
             if not self.pending_ids:
                 self._idle.set()
@@ -154,24 +162,31 @@ class AckQueue:
             await self._work.wait()
 
     async def _send(self, line: Line) -> None:
-        """One request. Its own frame, so that an idle sender keeps nothing of the last one alive."""
+        """One request. Its own frame, so that an idle sender keeps nothing of the last one alive.
+
+        What it raises, cancellation too, leaves its IDs in their line.
+        """
         request = line.take()
         ids, size = len(request.ack_ids), request.ack_ids.nbytes
         self._flying_ids += ids
         self._flying_bytes += size
         try:
             if line is self._acks:
-                await self._send_acks(request)
+                lost = await self._send_acks(request)
             elif line is self._extends:
-                await self._send_extend(request)
+                lost = await self._send_extend(request)
             else:
-                await self._send_release(request)
+                lost = await self._send_release(request)
+        except BaseException:
+            line.put_back(request)
+            raise
         finally:
             self._flying_ids -= ids
             self._flying_bytes -= size
+        request.settle(lost)
 
-    async def _send_acks(self, request: Request) -> None:
-        """Until every ID is confirmed or refused for good."""
+    async def _send_acks(self, request: Request) -> Mask:
+        """Until every ID is confirmed or refused for good, which is marked in what is returned."""
         backoff = Backoff(self._rng, base_s=self._base_backoff_s)
         lost: Mask = np.zeros(len(request.ack_ids), bool)
         ack_ids, positions = request.ack_ids, np.arange(len(lost))
@@ -191,21 +206,21 @@ class AckQueue:
         count = int(lost.sum())
         self._statistics.acknowledged += len(lost) - count
         self._statistics.lost += count
-        request.settle(lost)
+        return lost
 
-    async def _send_extend(self, request: Request) -> None:
+    async def _send_extend(self, request: Request) -> Mask:
+        """Once; what failed is marked."""
+        failed: Mask = np.zeros(len(request.ack_ids), bool)
         refused = await self._modify_deadline(request.ack_ids, self._deadline_s)
-        if refused is None:
-            self._statistics.extended += len(request.ack_ids)
-            request.settle()
-        else:
+        if refused is not None:
             # An ID that an exactly-once subscription names as over for good is settled by its ack. It must not take the
             # others of its chunk with it, whose leases were renewed.
             failed = refused.again if refused.by_id else refused.again | refused.lost
-            self._statistics.extended += int((~failed).sum())
-            request.settle(failed)
+        self._statistics.extended += int((~failed).sum())
+        return failed
 
-    async def _send_release(self, request: Request) -> None:
+    async def _send_release(self, request: Request) -> Mask:
+        """A few times; how it ended is nobody's concern."""
         backoff = Backoff(self._rng, base_s=self._base_backoff_s)
         ack_ids = request.ack_ids
         for _ in range(RELEASE_ATTEMPTS):
@@ -218,7 +233,7 @@ class AckQueue:
                 break
             ack_ids = ack_ids.filter(pa.array(refused.again))
             await asyncio.sleep(backoff.next_s())
-        request.settle()
+        return np.zeros(len(request.ack_ids), bool)
 
     async def _modify_deadline(self, ack_ids: pa.Array, seconds: int) -> Refusal | None:
         encoded = wire.encode_modify_ack_deadline(self._subscription, ack_ids, seconds)

@@ -43,11 +43,20 @@ class Request:
     owners: list[tuple[Job, int]]
 
     def settle(self, lost: npt.NDArray[np.bool_] | None = None) -> None:
-        """Every ID has its end: a bad one where `lost` is true."""
+        """Every ID has its end: a bad one where `lost` is true.
+
+        Raises what a `settled` raised, in an exception group, once all jobs have heard.
+        """
         at = 0
+        defects: list[Exception] = []
         for job, count in self.owners:
-            job.settle(count, 0 if lost is None else int(np.count_nonzero(lost[at : at + count])))
+            try:
+                job.settle(count, 0 if lost is None else int(np.count_nonzero(lost[at : at + count])))
+            except Exception as defect:  # noqa: BLE001 - one job's defect is no reason for the others to wait for ever
+                defects.append(defect)
             at += count
+        if defects:
+            raise ExceptionGroup("settled", defects)
 
 
 @dataclass
@@ -67,6 +76,14 @@ class Line:
         self.waiting.extend((job, array) for array in arrays if len(array))
         self.ids += sum(len(array) for array in arrays)
 
+    def put_back(self, request: Request) -> None:
+        """Wait again, at the end: what made the request fail must not hold up the others."""
+        at = 0
+        for job, count in request.owners:
+            self.waiting.append((job, request.ack_ids.slice(at, count)))
+            at += count
+        self.ids += at
+
     def take(self) -> Request:
         """The next request: as many IDs as its limits allow, at least one. The line must not be empty."""
         pieces: list[tuple[Job, pa.Array]] = []
@@ -78,8 +95,12 @@ class Line:
                 self.waiting.appendleft((job, array.slice(fit)))
             pieces.append((job, array.slice(0, fit)))
             count += fit
-        together = pieces[0][1] if len(pieces) == 1 else pa.concat_arrays([array for _job, array in pieces])
-        ack_ids = next(wire.cut(together))
+        try:
+            together = pieces[0][1] if len(pieces) == 1 else pa.concat_arrays([array for _job, array in pieces])
+            ack_ids = next(wire.cut(together))
+        except BaseException:
+            self.waiting.extendleft(reversed(pieces))
+            raise
         # Unusually long IDs fill a request's bytes before its count: the rest waits at the head again.
         owners: list[tuple[Job, int]] = []
         back: list[tuple[Job, pa.Array]] = []

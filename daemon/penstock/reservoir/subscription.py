@@ -6,13 +6,14 @@ import asyncio
 import datetime as dt
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import pyarrow as pa
 
 from penstock.clock import Clock
 from penstock.contract import Reader
 from penstock.contract.actions import Backlog, CommitState, FinishedEpoch, PlannedSlice, SealReply, Ticket
-from penstock.errors import EpochPast, InvalidRequest, SubscriptionFailed, SubscriptionShared
+from penstock.errors import EpochPast, InternalError, InvalidRequest, SubscriptionFailed, SubscriptionShared
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.batch import Batch, State
 from penstock.reservoir.budget import Budget
@@ -37,6 +38,9 @@ differently than our buffers do, so the mark is below 1; too low only lets a min
 
 UNLIMITED = 1 << 62
 
+Failure: TypeAlias = SubscriptionFailed | InternalError
+"""Why a subscription is not pulled any more, until the next `open`."""
+
 
 class Subscription:
     """Satisfies `ports.ChunkSink`. Every method but the two `wait_` ones is a plain decision at the clock's time."""
@@ -59,7 +63,7 @@ class Subscription:
         self.node = node
         self.prefetch = prefetch
         self.draining = False
-        self.failed: SubscriptionFailed | None = None
+        self.failed: Failure | None = None
         self.consumers: dict[str, Consumer] = {}
         self.streams_open_since: Callable[[], float | None] = lambda: None
         self.outstanding_limit: Callable[[], int] = lambda: 0
@@ -159,7 +163,7 @@ class Subscription:
         return consumer
 
     def alive(self, consumer: Consumer) -> None:
-        """The heartbeat says nothing but hears of failures. Raises `SubscriptionFailed`."""
+        """The heartbeat says nothing but hears of failures. Raises a `Failure`."""
         self._touch(consumer)
         self._check_failed()
 
@@ -177,7 +181,7 @@ class Subscription:
         self._wake()
 
     def backlog(self, consumer: Consumer | None = None) -> Backlog:
-        """What waits unsealed. Raises `SubscriptionFailed`."""
+        """What waits unsealed. Raises a `Failure`."""
         if consumer is not None:
             self._check_failed()
         queue, now = self._holdings.queue, self._clock()
@@ -196,7 +200,7 @@ class Subscription:
     def seal(self, consumer: Consumer, epoch: int, *, max_rows: int | None, max_bytes: int | None) -> SealReply:
         """The batch of an epoch: the same one for as long as it exists, whatever the limits of a later call.
 
-        Raises `EpochPast`, `SubscriptionFailed`, `InvalidRequest`.
+        Raises `EpochPast`, a `Failure`, `InvalidRequest`.
         """
         self._touch(consumer)
         self._check_past(consumer, epoch)
@@ -292,8 +296,8 @@ class Subscription:
             self._give_up(consumer, "the daemon was stopped")
         self._holdings.release_unsealed()
 
-    def fail(self, error: SubscriptionFailed) -> None:
-        """The service said no for good; the next call of a driver hears it."""
+    def fail(self, error: Failure) -> None:
+        """The service said no for good, or we have a defect; the next call of a driver hears it."""
         self.failed = error
         self._wake()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from penstock.telemetry.event import Count, Event
 
@@ -36,6 +37,27 @@ class RequestFailed(Event):
     counter: ClassVar = _counter("flight_defects", "Flight calls that failed by a defect", "call")
     call: str
     error: str
+
+
+# --- ingest ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestFailed(Event):
+    """A part of a subscription's way in failed in a way that nobody planned: a defect of ours."""
+
+    level = "error"
+    counter: ClassVar = _counter("ingest_defects", "Failures by a defect on the way in", "subscription", "part")
+    subscription: str
+    part: Literal["pull", "acks"]
+    error: str
+    exception: str
+
+    @classmethod
+    def of(cls, subscription: str, part: Literal["pull", "acks"], defect: BaseException) -> IngestFailed:
+        """With the traceback, which is what mends it."""
+        text = "".join(traceback.format_exception(defect))
+        return cls(subscription=subscription, part=part, error=repr(defect), exception=text)
 
 
 # --- service --------------------------------------------------------------------------------------------------------

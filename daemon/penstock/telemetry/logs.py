@@ -57,4 +57,7 @@ def configure(settings: LogSettings) -> None:
 
 def _on_one_line(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
     """Errors of other programs have line breaks; a line of ours has none (tracebacks apart, which follow it)."""
-    return {key: value.replace("\n", "\\n") if isinstance(value, str) else value for key, value in fields.items()}
+    return {
+        key: value.replace("\n", "\\n") if isinstance(value, str) and key != "exception" else value
+        for key, value in fields.items()
+    }
