@@ -16,6 +16,7 @@ from penstock.errors import (
     SubscriptionShared,
     TooManyConsumers,
 )
+from penstock.reservoir import evicted
 from penstock.reservoir.batch import IllegalMove, State
 from penstock.settings import ReservoirSettings
 
@@ -235,6 +236,63 @@ def test_there_are_at_most_64_live_consumers(bench: Bench) -> None:
         bench.open(consumer="one more", share=True)
     bench.pass_time(400)
     bench.open(consumer="one more", share=True)
+
+
+def crowd(bench: Bench, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        bench.open(consumer=f"c{number}", share=True)
+
+
+def test_one_that_said_bye_makes_room_before_any_other(bench: Bench) -> None:
+    bench.open(2, share=True)
+    crowd(bench, 63)
+    bench.subscription.bye(bench.subscription.consumers["c7"])
+    bench.open(consumer="one more", share=True)
+    assert "c7" not in bench.subscription.consumers
+    bench.clock.now += 1
+    bench.open(3, share=True)
+    bench.clock.now += 400
+    crowd(bench, 20)  # these are live again, the others only silent
+    bench.subscription.bye(bench.subscription.consumers["c3"])
+    bench.open(consumer="another", share=True)
+    assert set(bench.subscription.consumers) >= {"c30", CONSUMER, "another"}
+    assert "c3" not in bench.subscription.consumers
+
+
+def test_a_fence_and_what_was_committed_outlive_an_eviction(bench: Bench) -> None:
+    reader = bench.open(5)
+    bench.deliver(10)
+    batch = seal(bench, 1).batch
+    commit(bench, 1, batch)
+    bench.subscription.bye(bench.subscription.consumers[CONSUMER])
+    bench.pass_time(400)
+    crowd(bench, 64)
+    assert CONSUMER not in bench.subscription.consumers
+    assert bench.reservoir.generation(CONSUMER) == 5
+    with pytest.raises(ReaderFenced):
+        bench.reservoir.enter(CONSUMER, Reader(4, "zombie"))
+    with pytest.raises(OpenAgain):
+        bench.reservoir.enter(CONSUMER, reader)
+    bench.pass_time(400)
+    with pytest.raises(ReaderFenced):
+        bench.open(4)
+    bench.open(6)
+    assert bench.subscription.consumers[CONSUMER].committed_through == 1
+    with pytest.raises(EpochPast):
+        seal(bench, 1)
+
+
+def test_no_more_evicted_consumers_are_remembered_than_there_is_room_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evicted, "EVICTED", 10)
+    for _ in range(3):
+        bench.pass_time(400)
+        bench.open(7, share=True)
+        crowd(bench, 63)
+        bench.pass_time(400)
+        crowd(bench, 64, first=100)
+    assert len(bench.reservoir._evicted) == 10
 
 
 def test_illegal_moves_of_a_batch_raise(bench: Bench) -> None:

@@ -101,12 +101,17 @@ class Consumer:
 
     def fence(self, reader: Reader) -> None:
         """Refuse a lower reader. Raises `ReaderFenced`."""
-        if reader < self.reader:
-            raise ReaderFenced(
-                f"reader {reader.uuid} of consumer {self.id} is fenced: a newer one, {self.reader.uuid}, took over. "
-                "Two queries run on one checkpoint; stop one of them",
-                newer=list(self.reader),
-            )
+        fence(self.id, self.reader, reader)
+
+
+def fence(consumer_id: str, newest: Reader, reader: Reader) -> None:
+    """Raises `ReaderFenced` if `reader` is below the newest that the consumer has had."""
+    if reader < newest:
+        raise ReaderFenced(
+            f"reader {reader.uuid} of consumer {consumer_id} is fenced: a newer one, {newest.uuid}, took over. "
+            "Two queries run on one checkpoint; stop one of them",
+            newer=list(newest),
+        )
 
 
 def gone(batch_id: str, epoch: int | None, tombstone: Tombstone | None) -> BatchGone:

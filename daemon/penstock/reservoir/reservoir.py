@@ -8,7 +8,8 @@ from penstock.contract.actions import Ticket
 from penstock.errors import InvalidRequest, OpenAgain, TooManyConsumers
 from penstock.reservoir.batch import Batch, Snapshot, State
 from penstock.reservoir.budget import Budget
-from penstock.reservoir.consumer import Consumer, Tombstone, gone
+from penstock.reservoir.consumer import Consumer, Tombstone, fence, gone
+from penstock.reservoir.evicted import Evicted
 from penstock.reservoir.subscription import Subscription
 from penstock.settings import ReservoirSettings
 
@@ -26,6 +27,7 @@ class Reservoir:
         self.budget = Budget(settings.memory_limit_bytes, high=settings.high, low=settings.low)
         self.subscriptions: dict[str, Subscription] = {}
         self._clock = clock
+        self._evicted = Evicted()
         self._last_tick: float | None = None
 
     def add(self, subscription: Subscription) -> None:
@@ -40,20 +42,25 @@ class Reservoir:
         Raises `TooManyConsumers`, `InvalidRequest`, and what `Subscription.open` does.
         """
         self._catch_up()
-        known = self._find(consumer_id)
-        if known is not None and known is not subscription:
-            raise InvalidRequest(
-                f"consumer {consumer_id} reads {known.name}; it cannot open {subscription.name} as well"
-            )
+        known, past = self._find(consumer_id), self._evicted.get(consumer_id)
+        reads = known.name if known is not None else None if past is None else past.subscription
+        if reads not in {None, subscription.name}:
+            raise InvalidRequest(f"consumer {consumer_id} reads {reads}; it cannot open {subscription.name} as well")
+        if past is not None:
+            fence(consumer_id, past.reader, reader)
         if known is None:
             self._make_room()
-        return subscription.open(consumer_id, reader, after=after, share=share)
+        consumer = subscription.open(consumer_id, reader, after=after, share=share, past=past)
+        self._evicted.forget(consumer_id)
+        return consumer
 
     def enter(self, consumer_id: str, reader: Reader) -> tuple[Subscription, Consumer]:
         """What a call of a reader is about, time-outs judged first. Raises `OpenAgain`, `ReaderFenced`."""
         self._catch_up()
         subscription = self._find(consumer_id)
         if subscription is None:
+            if (past := self._evicted.get(consumer_id)) is not None:
+                fence(consumer_id, past.reader, reader)
             raise OpenAgain(f"this daemon does not know consumer {consumer_id}: call open")
         subscription.judge(self._clock())
         consumer = subscription.consumers[consumer_id]
@@ -63,7 +70,10 @@ class Reservoir:
     def generation(self, consumer_id: str) -> int:
         """The highest generation seen of a consumer; 0 when unknown."""
         subscription = self._find(consumer_id)
-        return 0 if subscription is None else subscription.consumers[consumer_id].reader.generation
+        if subscription is not None:
+            return subscription.consumers[consumer_id].reader.generation
+        past = self._evicted.get(consumer_id)
+        return 0 if past is None else past.reader.generation
 
     def read(self, ticket: Ticket) -> Snapshot:
         """The rows of a ticket. Raises `BatchGone` or `InvalidRequest`."""
@@ -110,18 +120,18 @@ class Reservoir:
         raise gone(batch_id, None, tombstone)
 
     def _make_room(self) -> None:
-        """When there are too many, forget the one silent for longest; never one with contact or batches."""
-        everybody = [(c.last_contact, c.id, s) for s in self.subscriptions.values() for c in s.consumers.values()]
+        """When there are too many, evict one: that said bye, or else the one silent for longest.
+
+        Never one with contact or batches. Its fence and what it has committed are remembered.
+        """
+        everybody = [(s, c) for s in self.subscriptions.values() for c in s.consumers.values()]
         if len(everybody) < MAX_CONSUMERS:
             return
-        idle = [
-            (at, name, s)
-            for at, name, s in everybody
-            if not s.consumers[name].contact and not s.consumers[name].batches
-        ]
+        idle = [(s, c) for s, c in everybody if (c.said_bye or not c.contact) and not c.batches]
         if not idle:
             raise TooManyConsumers(
                 f"this daemon serves {MAX_CONSUMERS} consumers already: stop one, or run another daemon"
             )
-        _, name, subscription = min(idle, key=lambda entry: entry[:2])
-        del subscription.consumers[name]
+        subscription, consumer = min(idle, key=lambda one: (not one[1].said_bye, one[1].last_contact, one[1].id))
+        del subscription.consumers[consumer.id]
+        self._evicted.add(subscription.name, consumer)

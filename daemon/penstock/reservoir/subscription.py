@@ -18,6 +18,7 @@ from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.batch import Batch, State
 from penstock.reservoir.budget import Budget
 from penstock.reservoir.consumer import Consumer
+from penstock.reservoir.evicted import Past
 from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.ports import AckSink
 from penstock.settings import ReservoirSettings
@@ -141,11 +142,13 @@ class Subscription:
 
     # --- readers ------------------------------------------------------------------------------------------------
 
-    def open(self, consumer_id: str, reader: Reader, *, after: int, share: bool) -> Consumer:
-        """Let a reader take a consumer over. Raises `ReaderFenced`, `SubscriptionShared`."""
+    def open(self, consumer_id: str, reader: Reader, *, after: int, share: bool, past: Past | None = None) -> Consumer:
+        """Let a reader take a consumer over, evicted or not. Raises `ReaderFenced`, `SubscriptionShared`."""
         now = self._clock()
         self.judge(now)
         consumer = self.consumers.get(consumer_id) or Consumer(consumer_id, self._settings.consumer_timeout_s)
+        if past is not None:
+            consumer.reader, consumer.committed_through = past.reader, past.committed_through
         consumer.fence(reader)
         self._displace_others(consumer_id, now, share=share)
         self.consumers[consumer_id] = consumer

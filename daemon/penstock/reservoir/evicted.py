@@ -1,0 +1,47 @@
+"""Consumers that made room for others: what must outlive them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from penstock.contract import Reader
+from penstock.reservoir.consumer import Consumer
+
+EVICTED = 4096
+"""Consumers remembered, about 1 MB with the longest names: a fence outlives 4,096 others that came and went."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a consumer had reached when it was evicted."""
+
+    subscription: str
+    reader: Reader
+    committed_through: int
+
+
+class Evicted:
+    """The consumers evicted last, by ID; the oldest make room."""
+
+    def __init__(self) -> None:
+        self._past: OrderedDict[str, Past] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Consumers."""
+        return len(self._past)
+
+    def get(self, consumer_id: str) -> Past | None:
+        """What is remembered of a consumer."""
+        return self._past.get(consumer_id)
+
+    def add(self, subscription: str, consumer: Consumer) -> None:
+        """Remember one."""
+        self._past[consumer.id] = Past(subscription, consumer.reader, consumer.committed_through)
+        self._past.move_to_end(consumer.id)
+        while len(self._past) > EVICTED:
+            self._past.popitem(last=False)
+
+    def forget(self, consumer_id: str) -> None:
+        """It is back, and knows more by itself."""
+        self._past.pop(consumer_id, None)
