@@ -76,6 +76,11 @@ class Ingest:
         self._held_releases: list[pa.Array] = []
 
     @property
+    def unused(self) -> bool:
+        """Whether nothing is held, wanted or on its way, so that it may end."""
+        return self.subscription.unused and not self._pulling and not self.acks.pending_ids
+
+    @property
     def _pulling(self) -> bool:
         return not self._stopped.is_set()
 

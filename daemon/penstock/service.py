@@ -10,6 +10,7 @@ import hashlib
 import os
 import signal
 import socket
+import weakref
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,10 @@ IDLE_S = 10.0
 PREFETCH_AGAIN_S = 5.0
 """A subscription that cannot be prefetched now is tried again after this."""
 
+FORGET_S = 600.0
+"""A subscription that nobody has used for this long is forgotten. The message IDs that it remembers are too old by then
+(`reservoir.known.REMEMBER_S`)."""
+
 FLUSH_S = 5.0
 """How long the last acks and releases may take at the end of a drain."""
 
@@ -60,7 +65,8 @@ class Service:
         self.reservoir = Reservoir(settings.reservoir, clock, site=_site(settings.listen))
         self._clock = clock
         self._ingests: dict[str, Ingest] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        # Weak, so that a lock is gone with its last user and names that failed to open leave nothing.
+        self._opening: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._stop = asyncio.Event()
         self._serving = False
         self._ended = True
@@ -91,7 +97,7 @@ class Service:
                 f"this daemon does not serve {path}; it serves {', '.join(self.settings.subscriptions) or 'none'}. "
                 f"Start it with --subscription {path}"
             )
-        return (await self._ingest(path, create, prefetch=False)).subscription
+        return (await self._ingest(path, create)).subscription
 
     @property
     def ended(self) -> bool:
@@ -135,7 +141,9 @@ class Service:
         )
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                running = [self._tasks.create_task(self._tick(flight)), self._tasks.create_task(self._trim())]
+                running = [
+                    self._tasks.create_task(task) for task in (self._tick(flight), self._trim(), self._forget_unused())
+                ]
                 if settings.prefetch:
                     named = [name for name in settings.subscriptions if not set(name) & set("*?[")]
                     running += [self._tasks.create_task(self._prefetch(name)) for name in named]
@@ -154,15 +162,19 @@ class Service:
         """Pull a subscription before anybody opens it, as soon as it is there."""
         while not self._stop.is_set():
             try:
-                await self._ingest(path, None, prefetch=True)
+                await self._ingest(path, None)
             except errors.PenstockError as error:
                 events.PrefetchFailed(subscription=path, error=error.message).emit()
                 await asyncio.sleep(PREFETCH_AGAIN_S)
             else:
                 return
 
-    async def _ingest(self, path: str, create: CreateSubscription | None, *, prefetch: bool) -> Ingest:
-        """The one ingest of a subscription: described, or created, by whoever asks first."""
+    async def _ingest(self, path: str, create: CreateSubscription | None) -> Ingest:
+        """The one ingest of a subscription: described, or created, by whoever asks first.
+
+        Nothing else runs between the end of this and the caller's next step, so what is returned cannot be forgotten
+        before the caller has opened it.
+        """
         async with self._opening.setdefault(path, asyncio.Lock()):
             ingest = self._ingests.get(path)
             if ingest is None or ingest.subscription.failed or create:
@@ -170,20 +182,42 @@ class Service:
                 if self._stop.is_set():
                     raise errors.Draining("the daemon is shutting down")
                 if ingest is None:
-                    ingest = self._start(info, prefetch=prefetch)
+                    ingest = self._start(info)
         return ingest
 
-    def _start(self, info: SubscriptionInfo, *, prefetch: bool) -> Ingest:
+    def _start(self, info: SubscriptionInfo) -> Ingest:
         ingest = self._ingests[info.name] = Ingest(
             info,
             channel=self._channel,
             reservoir=self.reservoir,
             settings=self.settings.pubsub,
             clock=self._clock,
-            prefetch=prefetch,
+            prefetch=self.settings.prefetch and info.name in self.settings.subscriptions,
         )
         ingest.task = self._tasks.create_task(ingest.run())
         return ingest
+
+    async def _forget_unused(self) -> None:
+        """Let subscriptions go that nobody has used for a while, since a pattern may bring new ones for ever."""
+        since: dict[str, float] = {}
+        while not self._stop.is_set():
+            await asyncio.sleep(IDLE_S)
+            now = self._clock()
+            since = {path: since.get(path, now) for path, ingest in self._ingests.items() if ingest.unused}
+            for path in [path for path, at in since.items() if now - at >= FORGET_S]:
+                await self._forget(path)
+
+    async def _forget(self, path: str) -> None:
+        """Under the lock of `_ingest`: who opens it meanwhile either came before, or starts it anew afterwards."""
+        async with self._opening.setdefault(path, asyncio.Lock()):
+            ingest = self._ingests.get(path)
+            if ingest is None or not ingest.unused:
+                return
+            del self._ingests[path]
+            self.reservoir.remove(ingest.subscription)
+            ingest.task.cancel()
+            await asyncio.wait([ingest.task])
+            events.SubscriptionForgotten(subscription=path).emit()
 
     async def _tick(self, flight: FlightServer) -> None:
         while True:

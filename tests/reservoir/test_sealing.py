@@ -243,6 +243,18 @@ def crowd(bench: Bench, count: int, first: int = 0) -> None:
         bench.open(consumer=f"c{number}", share=True)
 
 
+def test_a_closed_consumer_is_forgotten_when_its_last_acks_are_confirmed(bench: Bench) -> None:
+    bench.acks.at_once = False
+    bench.deliver(10)
+    commit(bench, 1, seal(bench, 1).batch)
+    bench.subscription.close(bench.subscription.consumers[CONSUMER])
+    assert CONSUMER in bench.subscription.consumers
+    assert not bench.subscription.unused
+    bench.acks.confirm()
+    assert not bench.subscription.consumers
+    assert bench.subscription.unused
+
+
 def test_one_that_said_bye_makes_room_before_any_other(bench: Bench) -> None:
     bench.open(2, share=True)
     crowd(bench, 63)

@@ -66,6 +66,11 @@ class Budget:
         self._shares.append(share)
         return share
 
+    def forget(self, share: Share) -> None:
+        """A share that is not used any more, and never will be."""
+        assert not share.used_bytes, "what is claimed must stay counted"
+        self._shares.remove(share)
+
     @property
     def used_bytes(self) -> int:
         """All shares together."""

@@ -29,6 +29,7 @@ class Consumer:
     """State of one consumer on this node. `reader` outlives contact: fencing is for ever.
 
     `contact`: it was heard of within its time-out. `must_open`: its reader has to `open` before any other call.
+    `closed`: it ended for good and is forgotten with its last batch.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Consumer:
     contact: bool = False
     must_open: bool = True
     said_bye: bool = False
+    closed: bool = False
     share: bool = False
     last_contact: float = 0.0
     committed_through: int = 0
@@ -56,7 +58,7 @@ class Consumer:
         self.share = share
         self.contact = True
         self.must_open = False
-        self.said_bye = False
+        self.said_bye = self.closed = False
         self.last_contact = now
 
     def check(self, reader: Reader) -> None:

@@ -34,6 +34,11 @@ class Reservoir:
         """Hold one more subscription."""
         self.subscriptions[subscription.name] = subscription
 
+    def remove(self, subscription: Subscription) -> None:
+        """Forget one that is unused."""
+        subscription.leave()
+        del self.subscriptions[subscription.name]
+
     def open(
         self, subscription: Subscription, consumer_id: str, reader: Reader, *, after: int, share: bool
     ) -> Consumer:

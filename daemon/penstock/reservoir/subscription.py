@@ -178,8 +178,8 @@ class Subscription:
     def close(self, consumer: Consumer) -> None:
         """The consumer ends for good."""
         self._give_up(consumer, "its consumer was closed")
-        if not any(batch.state is State.COMMITTED for batch in consumer.batches.values()):
-            del self.consumers[consumer.id]
+        consumer.closed = True
+        self._forget_closed(consumer)
         self._settle_unwanted()
         self._wake()
 
@@ -365,6 +365,15 @@ class Subscription:
         return self.prefetch or any(consumer.contact for consumer in self.consumers.values())
 
     @property
+    def unused(self) -> bool:
+        """Whether nothing and nobody would miss it: no consumer, no row, no reader."""
+        return not (self.prefetch or self.consumers or self._holdings.queue.rows or self.used_bytes)
+
+    def leave(self) -> None:
+        """Give the share of the budget up for good. For one that is unused."""
+        self._budget.forget(self._share)
+
+    @property
     def saturated(self) -> bool:
         """Whether the service sends nothing more before something is acknowledged: the streams are full.
 
@@ -413,6 +422,7 @@ class Subscription:
         def done() -> None:
             batch.move(State.GONE)
             consumer.end(batch, _ACKNOWLEDGED)
+            self._forget_closed(consumer)
             self._wake()
 
         self._holdings.acknowledge(batch.surrender(), self._clock(), done)
@@ -433,6 +443,11 @@ class Subscription:
         for batch in list(consumer.batches.values()):
             if batch.state is State.SEALED:
                 self._release(consumer, batch, reason)
+
+    def _forget_closed(self, consumer: Consumer) -> None:
+        """A closed consumer stays until the acks of its last batch are confirmed."""
+        if consumer.closed and not consumer.batches and self.consumers.get(consumer.id) is consumer:
+            del self.consumers[consumer.id]
 
     def _settle_unwanted(self) -> None:
         if self.prefetch or any(consumer.contact for consumer in self.consumers.values()):

@@ -88,6 +88,13 @@ class Drained(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SubscriptionForgotten(Event):
+    """Nobody has used a subscription for a while; its counts start again with the next reader."""
+
+    subscription: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowsLapsed(Event):
     """Unsealed rows whose ack deadline ran out were dropped; the service delivers them again."""
 
