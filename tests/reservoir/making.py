@@ -96,8 +96,13 @@ class Bench:
     def __post_init__(self) -> None:
         """Build it."""
         self.reservoir = Reservoir(self.settings, self.clock)
-        self.subscription = Subscription(
-            NAME,
+        self.subscription = self.subscribe(NAME)
+        self.next_message = 0
+
+    def subscribe(self, name: str) -> Subscription:
+        """One more subscription of the reservoir."""
+        subscription = Subscription(
+            name,
             node=self.reservoir.node,
             settings=self.settings,
             budget=self.reservoir.budget,
@@ -107,8 +112,8 @@ class Bench:
             deadline_s=DEADLINE_S,
             max_buffer_age_s=60,
         )
-        self.reservoir.add(self.subscription)
-        self.next_message = 0
+        self.reservoir.add(subscription)
+        return subscription
 
     def open(self, generation: int = 1, *, after: int = 0, consumer: str = CONSUMER, share: bool = False) -> Reader:
         """Open a consumer with a reader of that generation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.reservoir.making import CONSUMER, Bench
+from tests.reservoir.making import CONSUMER, NAME, Bench
 
 from penstock.contract import PROTOCOL_VERSION, Reader
 from penstock.contract.actions import CommitState, FinishedEpoch, SealReply
@@ -180,6 +180,16 @@ def test_a_second_consumer_is_refused_until_the_first_is_silent(bench: Bench) ->
     bench.pass_time(80)
     bench.open(consumer="consumer-2")
     assert not bench.subscription.consumers[CONSUMER].contact
+
+
+def test_memory_is_divided_by_weight_among_those_that_use_it() -> None:
+    bench = Bench(settings=ReservoirSettings(memory_limit_mb=64, weights={NAME: 3}))
+    other = bench.subscribe("projects/p/subscriptions/returns")
+    bench.open()
+    assert bench.subscription.share_bytes == 64 << 20
+    bench.reservoir.open(other, "consumer-2", Reader(1, "r"), after=0, share=False)
+    assert bench.subscription.share_bytes == 48 << 20
+    assert other.share_bytes == 16 << 20
 
 
 def test_consumers_share_when_all_of_them_say_so(bench: Bench) -> None:

@@ -117,11 +117,39 @@ def test_variables_of_clients_and_of_kubernetes_are_let_pass(monkeypatch: pytest
         ({"http": "9464"}, "http = '9464' .*host:port"),
         ({"http": "127.0.0.1:65536"}, "http = .*65535"),
         ({"subscriptions": ["orders"]}, "projects/PROJECT/subscriptions/SUBSCRIPTION"),
+        ({"reservoir": {"weights": {"orders": 2}}}, "reservoir.weights .*projects/PROJECT/subscriptions/SUBSCRIPTION"),
+        (
+            {"reservoir": {"weights": {"projects/p/subscriptions/a": 0}}},
+            r"reservoir.weights.projects/p/subscriptions/a = 0 \(from the command line\).*greater than 0",
+        ),
+        ({"reservoir": {"weights": {"projects/p/subscriptions/a": "much"}}}, "projects/p/subscriptions/a = 'much' "),
+        ({"reservoir": {"weights": 3}}, "reservoir.weights = 3 "),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_its_origin_and_what_is_allowed(tree: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         load(None, tree)
+
+
+def test_a_subscription_weighs_what_its_name_says_else_its_first_pattern_else_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "penstock.toml"
+    path.write_text(
+        """
+        [reservoir.weights]
+        "projects/p/subscriptions/orders-*" = 3
+        "projects/p/subscriptions/*" = 0.5
+        "projects/p/subscriptions/orders-eu" = 7
+        """
+    )
+    monkeypatch.setenv("PENSTOCK_RESERVOIR__WEIGHTS", '{"projects/q/subscriptions/a": 2}')
+    settings = load(path).reservoir
+    assert settings.weight("projects/p/subscriptions/orders-eu") == 7
+    assert settings.weight("projects/p/subscriptions/orders-us") == 3
+    assert settings.weight("projects/p/subscriptions/returns") == 0.5
+    assert settings.weight("projects/q/subscriptions/a") == 2
+    assert settings.weight("projects/r/subscriptions/a") == 1
 
 
 def test_a_wrong_variable_is_named_as_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,9 @@ class Budget:
         return sum(share.used_bytes for share in self._shares)
 
     def share_bytes(self, share: Share) -> int:
-        """What is guaranteed to this share: its part of the limit among the active ones and itself."""
+        """What is guaranteed to this share: its part of the limit among the active ones and itself, at least a byte."""
         total = sum(other.weight for other in self._shares if other.active or other is share)
-        return int(self.limit_bytes * share.weight / total)
+        return max(int(self.limit_bytes * share.weight / total), 1)
 
     def paused(self, share: Share) -> bool:
         """Whether this share must stop taking messages in.

@@ -73,7 +73,7 @@ class Subscription:
         self._budget = budget
         self._clock = clock
         self._max_buffer_age_s = max_buffer_age_s
-        self._share = budget.share()
+        self._share = budget.share(settings.weight(name))
         self._holdings = Holdings(
             acks, self._share, deadline_s=deadline_s, max_lease_s=settings.max_lease_s, ordered=ordered
         )

@@ -91,10 +91,12 @@ def _without_none(tree: Mapping[str, Any]) -> Tree:
 
 def _merge(below: Tree, above: Tree) -> None:
     for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            _merge(below[key], value)
-        else:
-            below[key] = dict(value) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            below[key] = value
+            continue
+        if not isinstance(below.get(key), dict):
+            below[key] = {}
+        _merge(below[key], value)
 
 
 def _describe(wrong: ErrorDetails, sources: Mapping[str, Tree]) -> str:

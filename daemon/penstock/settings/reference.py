@@ -41,8 +41,18 @@ def _setting(key: str, field: FieldInfo) -> Iterator[str]:
     text = (field.description or "") + (f" ({allowed})" if allowed else "")
     yield ""
     yield from textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+    for example in field.examples or ():
+        yield f"# {key} = {_value(example)}"
     # TOML has no null: what has no default is shown, not set.
-    yield f"# {key} =" if field.default is None else f"{key} = {json.dumps(field.default)}"
+    yield f"# {key} =" if field.default is None else f"{key} = {_value(field.default)}"
+
+
+def _value(value: Any) -> str:
+    """As TOML, which writes all that a default is as JSON does, but for tables."""
+    if isinstance(value, dict):
+        entries = ", ".join(f"{json.dumps(key)} = {json.dumps(entry)}" for key, entry in value.items())
+        return f"{{ {entries} }}" if entries else "{}"
+    return json.dumps(value)
 
 
 def _choices(kind: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,15 @@ _CORES = os.cpu_count() or 1
 class _Room(BaseModel):
     # `validate_default`: the defaults depend on the machine and on each other, so they are checked like the rest.
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _subscription_paths(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Full names, or patterns of them. Raises `ValueError`."""
+    for name in names:
+        parts = name.split("/")
+        if not (len(parts) == 4 and parts[0] == "projects" and parts[2] == "subscriptions" and all(parts)):
+            raise ValueError(f"{name!r} must look like projects/PROJECT/subscriptions/SUBSCRIPTION (* ? [] allowed)")
+    return names
 
 
 class PubSubSettings(_Room):
@@ -62,6 +72,18 @@ class ReservoirSettings(_Room):
     )
     read_idle_s: float = Field(default=600.0, ge=1, description="a do_get without progress for this long is cancelled")
 
+    weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        default={},
+        examples=[{"projects/p/subscriptions/orders-*": 3}],
+        description="how subscriptions divide the memory: full names or patterns with * ? [], each with a weight above "
+        "0; a full name stands above patterns, a pattern above later ones; others weigh 1",
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _weighed_paths(cls, value: dict[str, float]) -> dict[str, float]:
+        return dict(zip(_subscription_paths(tuple(value)), value.values(), strict=True))
+
     @model_validator(mode="after")
     def _marks_in_order(self) -> ReservoirSettings:
         if self.low >= self.high:
@@ -72,6 +94,11 @@ class ReservoirSettings(_Room):
     def memory_limit_bytes(self) -> int:
         """The budget."""
         return self.memory_limit_mb << 20
+
+    def weight(self, subscription: str) -> float:
+        """What a subscription counts for when memory is divided."""
+        fitting = (weight for pattern, weight in self.weights.items() if fnmatch.fnmatchcase(subscription, pattern))
+        return self.weights.get(subscription) or next(fitting, 1.0)
 
 
 class LogSettings(_Room):
@@ -128,14 +155,8 @@ class Settings(_Room):
 
     @field_validator("subscriptions")
     @classmethod
-    def _subscription_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            parts = name.split("/")
-            if not (len(parts) == 4 and parts[0] == "projects" and parts[2] == "subscriptions" and all(parts)):
-                raise ValueError(
-                    f"{name!r} must look like projects/PROJECT/subscriptions/SUBSCRIPTION (* ? [] allowed)"
-                )
-        return value
+    def _served_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _subscription_paths(value)
 
     @model_validator(mode="after")
     def _binds_to_loopback(self) -> Settings:
