@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pytest
-from tests.reservoir.making import CONSUMER, DEADLINE_S, Bench, messages
+from tests.reservoir.making import CONSUMER, DEADLINE_S, NAME, Bench, messages
 
 from penstock.contract.actions import FinishedEpoch
+from penstock.errors import InternalError, SubscriptionFailed
 from penstock.settings import ReservoirSettings
 
 
@@ -54,6 +55,30 @@ def test_a_chunk_that_is_cut_before_its_receipt_was_told_is_told_in_both_parts(b
     bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=4, max_bytes=None)
     bench.reservoir.tick()
     assert sorted(bench.acks.extended) == sorted(f"a{n}" for n in range(10))
+
+
+def test_leases_of_a_subscription_that_the_service_refuses_are_asked_for_each_half_deadline(bench: Bench) -> None:
+    bench.deliver(10)
+    bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=None, max_bytes=None)
+    bench.acks.extension_works = False
+    bench.subscription.fail(SubscriptionFailed("gone", subscription=NAME, service_code="NOT_FOUND"))
+    bench.pass_time(10 * DEADLINE_S)
+    assert 10 * 15 < len(bench.acks.extended) <= 10 * 20
+    bench.acks.extension_works = True
+    bench.acks.extended.clear()
+    bench.open(2)
+    bench.reservoir.tick()
+    assert len(bench.acks.extended) == 10, "the next open asks at once"
+    bench.pass_time(DEADLINE_S / 2 - 1)
+    assert len(bench.acks.extended) == 10
+
+
+def test_leases_are_asked_for_as_usual_when_the_failure_is_ours(bench: Bench) -> None:
+    bench.deliver(10)
+    bench.acks.extension_works = False
+    bench.subscription.fail(InternalError("a defect"))
+    bench.pass_time(DEADLINE_S / 2 + 5)
+    assert len(bench.acks.extended) >= 50
 
 
 def test_an_unsealed_chunk_lapses_after_max_lease_s(bench: Bench) -> None:

@@ -113,6 +113,15 @@ class Holdings:
                     self._extend(lease, now, clock)
         return dropped
 
+    def refuse(self) -> None:
+        """The service says no for good: leases are asked for rarely until `ask_again`."""
+        self._leases.refused = True
+
+    def ask_again(self, now: float) -> None:
+        """Leases are asked for as usual, and at once where they are late."""
+        if self._leases.refused:
+            self._leases.ask_again(now)
+
     def _extend(self, lease: Lease, now: float, clock: Callable[[], float]) -> None:
         """Chunk by chunk (the sink fills requests with several): one that fails is tried again alone."""
         if lease.chunk is None:

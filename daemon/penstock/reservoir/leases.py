@@ -32,6 +32,8 @@ class Leases:
     def __init__(self, deadline_s: float, max_lease_s: float) -> None:
         self.deadline_s = deadline_s
         self.max_lease_s = max_lease_s
+        self.refused = False
+        """Whether the service says no for good: then a failed extension is no reason to ask again soon."""
         self._heap: list[tuple[float, int, Lease]] = []
         self._count = 0
 
@@ -69,7 +71,16 @@ class Leases:
                 lease.until = sent_at + self.deadline_s
                 self._push(lease.until - self.deadline_s / 2, lease)
             else:
-                self._push(now + RETRY_AFTER_S, lease)
+                self._push(now + (self.deadline_s / 2 if self.refused else RETRY_AFTER_S), lease)
+
+    def ask_again(self, now: float) -> None:
+        """The service may have changed its mind: all that is past its half-life is due at once."""
+        self.refused = False
+        half_s = self.deadline_s / 2
+        self._heap = [
+            (now if lease.until - half_s <= now < when else when, count, lease) for when, count, lease in self._heap
+        ]
+        heapq.heapify(self._heap)
 
     def _pop_due(self, now: float) -> Iterator[Lease]:
         while self._heap and self._heap[0][0] <= now:

@@ -156,6 +156,7 @@ class Subscription:
         # A call that was under way for long may know less than this node.
         after = max(after, consumer.committed_through)
         self.failed = None
+        self._holdings.ask_again(now)
         self._share.active = True
         # Nobody was told of these: no offset can name an epoch beyond the next one. The latest first, so that the
         # earliest ends at the head of the queue.
@@ -302,6 +303,8 @@ class Subscription:
     def fail(self, error: Failure) -> None:
         """The service said no for good, or we have a defect; the next call of a driver hears it."""
         self.failed = error
+        if isinstance(error, SubscriptionFailed):  # a defect of ours says nothing of the service
+            self._holdings.refuse()
         self._wake()
 
     def stopped_pulling(self) -> None:
