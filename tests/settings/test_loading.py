@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,17 @@ def test_the_printed_settings_are_a_file_that_changes_nothing(tmp_path: Path) ->
     path = tmp_path / "penstock.toml"
     path.write_text(as_toml())
     assert load(path) == load()
+
+
+def test_the_printed_settings_are_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert PubSubSettings().max_streams == 6
+    here = as_toml()
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert PubSubSettings().max_streams == 100
+    assert as_toml() == here
+    assert "\n# max_streams =\n" in here
+    assert "twice the cores" in here
 
 
 def test_the_printed_settings_name_every_setting_with_its_range() -> None:

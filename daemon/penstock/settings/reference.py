@@ -43,8 +43,9 @@ def _setting(key: str, field: FieldInfo) -> Iterator[str]:
     yield from textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
     for example in field.examples or ():
         yield f"# {key} = {_value(example)}"
-    # TOML has no null: what has no default is shown, not set.
-    yield f"# {key} =" if field.default is None else f"{key} = {_value(field.default)}"
+    # TOML has no null, and a default that the machine makes is none for another one: these are shown, not set.
+    shown = field.default is None or field.default_factory is not None
+    yield f"# {key} =" if shown else f"{key} = {_value(field.default)}"
 
 
 def _value(value: Any) -> str:

@@ -11,8 +11,6 @@ from pydantic_settings import NoDecode
 
 from penstock.settings.address import is_loopback, split_address
 
-_CORES = os.cpu_count() or 1
-
 
 class _Room(BaseModel):
     # `validate_default`: the defaults depend on the machine and on each other, so they are checked like the rest.
@@ -26,6 +24,10 @@ def _subscription_paths(names: tuple[str, ...]) -> tuple[str, ...]:
         if not (len(parts) == 4 and parts[0] == "projects" and parts[2] == "subscriptions" and all(parts)):
             raise ValueError(f"{name!r} must look like projects/PROJECT/subscriptions/SUBSCRIPTION (* ? [] allowed)")
     return names
+
+
+def _twice_the_cores() -> int:
+    return min(2 * (os.cpu_count() or 1), 100)
 
 
 class PubSubSettings(_Room):
@@ -43,10 +45,10 @@ class PubSubSettings(_Room):
     )
     min_streams: int = Field(default=1, ge=1, le=100, description="pull streams per subscription, at least")
     max_streams: int = Field(
-        default=min(2 * _CORES, 100),
+        default_factory=_twice_the_cores,
         ge=1,
         le=100,
-        description="pull streams per subscription, at most; the default is twice the cores",
+        description="pull streams per subscription, at most; default: twice the cores of the machine, 100 at most",
     )
     jitter_ms: int = Field(default=500, ge=0, le=60_000, description="pull streams start at random within this time")
     max_buffer_age_s: float = Field(
