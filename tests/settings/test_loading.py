@@ -13,8 +13,6 @@ from penstock.settings import LogSettings, PubSubSettings, ReservoirSettings, Se
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     for variable in list(os.environ):
         if variable.upper().startswith("PENSTOCK"):
             monkeypatch.delenv(variable)

@@ -9,7 +9,7 @@ from penstock.contract import Reader
 from penstock.reservoir.consumer import Consumer
 
 EVICTED = 4096
-"""Consumers remembered, about 1 MB with the longest names: a fence outlives 4,096 others that came and went."""
+"""Consumers remembered, a few MB with the longest names: a fence outlives 4,096 others that came and went."""
 
 
 @dataclass(frozen=True)
