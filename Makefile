@@ -12,7 +12,7 @@ BENCH_SECONDS ?= 2
 BENCH_RESULTS ?= benchmarks/results
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock wheel clean machine
+.PHONY: help setup demo test chaos lint format bench lock wheel clean machine
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -44,6 +44,9 @@ lint: setup ## Style, types, and who imports whom.
 format: setup ## Lay the code out, and mend what can be mended.
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+chaos: setup ## Faults on real processes for 10 minutes: ARGS="--minutes N --seed S --json PATH --picture PATH".
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: setup ## The short form of every benchmark; results as JSON in benchmarks/results. BENCHMARKS="serve decode" some.
 	$(BIN)/python -m benchmarks --seconds $(BENCH_SECONDS) --json $(BENCH_RESULTS) $(BENCHMARKS)

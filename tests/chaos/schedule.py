@@ -1,0 +1,57 @@
+"""Which fault happens when: one seed decides all of it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+CALM_S = 15.0
+"""Before the first fault, so that Spark has started."""
+
+MEAN_GAP_S = 5.0
+LONGEST_S = 8.0
+"""Of a pause or a stall. Below the ack deadline, so that only the faults that say so make messages lapse."""
+
+KINDS: dict[str, float] = {
+    "kill daemon": 3,
+    "kill driver": 1,
+    "kill worker": 2,
+    "pause daemon": 2,
+    "pause driver": 1,
+    "cut pubsub": 2,
+    "stall pubsub": 2,
+    "cut flight": 2,
+    "stall flight": 2,
+    "cut streams": 1,
+    "fail Acknowledge": 2,
+    "fail ModifyAckDeadline": 1,
+    "fail StreamingPull": 1,
+    "delay Acknowledge": 1,
+    "drop acks": 2,
+    "redeliver": 2,
+    "garble": 1,
+}
+"""Every kind, and how often it comes up beside the others."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`at_s` after the start, of `kind`; `seconds` for those that last, `times` for those that are counted."""
+
+    at_s: float
+    kind: str
+    seconds: float
+    times: int
+
+
+def schedule(seed: int, seconds: float) -> list[Fault]:
+    """The faults of a run, in order. Every kind comes up once before any comes up again, if there is time for all."""
+    rng = random.Random(seed)
+    first = list(KINDS)
+    rng.shuffle(first)
+    faults: list[Fault] = []
+    at_s = CALM_S
+    while (at_s := at_s + rng.expovariate(1 / MEAN_GAP_S)) < seconds:
+        kind = first.pop() if first else rng.choices(list(KINDS), list(KINDS.values()))[0]
+        faults.append(Fault(round(at_s, 3), kind, round(rng.uniform(0.5, LONGEST_S), 3), rng.randint(1, 20)))
+    return faults
