@@ -190,7 +190,7 @@ class Chaos:
             "fail StreamingPull": lambda: faults.fail("StreamingPull", "UNAVAILABLE", times),
             "delay Acknowledge": lambda: faults.delay("Acknowledge", fault.seconds, times),
             "drop acks": lambda: faults.drop_acks(NAME, times),
-            "redeliver": lambda: faults.redeliver(NAME, 50 * times),
+            "redeliver": lambda: faults.redeliver(NAME, 100 * times),
             "garble": lambda: faults.garble(NAME),
         }
         strikes[fault.kind]()

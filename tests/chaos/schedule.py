@@ -12,6 +12,9 @@ MEAN_GAP_S = 5.0
 LONGEST_S = 8.0
 """Of a pause or a stall. Below the ack deadline, so that only the faults that say so make messages lapse."""
 
+MOST_TIMES = 6
+"""Of a call that fails. Backoff grows with each, to half a minute: many more would be a run that waits."""
+
 KINDS: dict[str, float] = {
     "kill daemon": 3,
     "kill driver": 1,
@@ -53,5 +56,5 @@ def schedule(seed: int, seconds: float) -> list[Fault]:
     at_s = CALM_S
     while (at_s := at_s + rng.expovariate(1 / MEAN_GAP_S)) < seconds:
         kind = first.pop() if first else rng.choices(list(KINDS), list(KINDS.values()))[0]
-        faults.append(Fault(round(at_s, 3), kind, round(rng.uniform(0.5, LONGEST_S), 3), rng.randint(1, 20)))
+        faults.append(Fault(round(at_s, 3), kind, round(rng.uniform(0.5, LONGEST_S), 3), rng.randint(1, MOST_TIMES)))
     return faults

@@ -23,7 +23,7 @@ def draw(outcome: Outcome, path: Path) -> None:
     for axis, label in ((counts, "messages"), (left, "messages"), (memory, "MB")):
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)
-        axis.legend(loc="upper left")
+        axis.legend(loc="lower right")
         axis.grid(alpha=0.3)
         for fault in outcome.played:
             axis.axvspan(fault.at_s, fault.at_s + _width_s(fault.kind, fault.seconds), color="#ff7f0e", alpha=0.25)

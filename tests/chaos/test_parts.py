@@ -1,0 +1,76 @@
+"""What a chaos run is made of does what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from tests.chaos.proxy import Proxy
+from tests.chaos.schedule import KINDS, schedule
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    def answer(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            threading.Thread(target=reply, args=(connection,), daemon=True).start()
+
+    def reply(connection: socket.socket) -> None:
+        with connection:
+            while said := connection.recv(1024):
+                connection.sendall(said)
+
+    server = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=answer, args=(server,))
+    thread.start()
+    yield server.getsockname()[1]
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join(10)
+
+
+def test_a_seed_is_a_schedule_and_a_long_run_has_every_fault() -> None:
+    assert schedule(1, 600) == schedule(1, 600) != schedule(2, 600)
+    assert {fault.kind for fault in schedule(1, 600)} == set(KINDS)
+
+
+def test_bytes_pass_and_a_stall_only_delays_them(echo: int) -> None:
+    with Proxy(echo) as proxy, socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+        client.sendall(b"one")
+        assert client.recv(10) == b"one"
+        proxy.stall()
+        client.sendall(b"two")
+        client.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.recv(10)
+        client.settimeout(5)
+        proxy.flow()
+        assert client.recv(10) == b"two"
+
+
+def test_a_cut_ends_connections_and_new_ones_pass(echo: int) -> None:
+    with Proxy(echo) as proxy:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+            client.sendall(b"one")
+            assert client.recv(10) == b"one"
+            proxy.cut()
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(10) == b""
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+            client.sendall(b"two")
+            assert client.recv(10) == b"two"
+
+
+def test_nobody_behind_the_proxy_closes_the_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with Proxy(port) as proxy, socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(10) == b""
