@@ -70,6 +70,8 @@ class Ingest:
         self.subscription.streams_open_since = lambda: self.puller.statistics().all_open_since
         self.subscription.outstanding_limit = lambda: self.puller.statistics().outstanding_bytes
         self.subscription.exactly_once = self._exactly_once
+        self._gates = (self.puller.gate, self.acks.ack_gate, self.acks.lease_gate)
+        self.subscription.trouble = self._trouble
         self._described_exactly_once = info.exactly_once is True
         self._stopped = asyncio.Event()
         self._stopped.set()
@@ -88,6 +90,11 @@ class Ingest:
         """What a pull stream said last counts: the subscription may have changed, or could not be described."""
         said = self.puller.properties
         return self._described_exactly_once if said is None else said.exactly_once
+
+    def _trouble(self) -> str | None:
+        """What the service has refused for a while, for the user of a query."""
+        troubles = [trouble for gate in self._gates if (trouble := gate.trouble()) is not None]
+        return "; ".join(troubles) or None
 
     # --- the subscription's AckSink -----------------------------------------------------------------------------
 
@@ -168,6 +175,7 @@ class Ingest:
             **self.subscription.statistics(),
             "pull": self.puller.statistics().figures(),
             "acks": self.acks.statistics().figures(),
+            "breakers": {gate.kind: gate.figures() for gate in self._gates},
         }
 
 

@@ -12,6 +12,7 @@ from tests.pubsub.conftest import NAME, Room, until
 
 from penstock.contract.actions import CreateSubscription
 from penstock.errors import InvalidRequest, SubscriptionFailed
+from penstock.pubsub.gate import Turn
 from penstock.reservoir import AckOutcome
 from penstock.telemetry.event import REGISTRY
 
@@ -61,11 +62,11 @@ async def test_a_defect_while_sending_forgets_no_ack(running: Room, monkeypatch:
     await received(running, 6000)
     send, left = running.acks._try, [5]
 
-    async def failing(call: Any, encoded: bytes, ack_ids: pa.Array) -> Any:
+    async def failing(call: Any, encoded: bytes, ack_ids: pa.Array, turn: Turn) -> Any:
         if left[0]:
             left[0] -= 1
             raise ZeroDivisionError("a defect")
-        return await send(call, encoded, ack_ids)
+        return await send(call, encoded, ack_ids, turn)
 
     monkeypatch.setattr(running.acks, "_try", failing)
     before = defects()

@@ -68,10 +68,25 @@ class Peer:
         self.endpoint = node.endpoint
         self.up = True
         self.heartbeat_s = RETRY_LAST_S
-        self.backlog: Backlog | None = None
+        self._backlog: Backlog | None = None
         self.held: set[int] = set()
         self.left: dict[str, float] = {}
         self.commits = PendingCommits(commit_ttl)
+
+    @property
+    def backlog(self) -> Backlog | None:
+        """What waited there when it last said so."""
+        return self._backlog
+
+    @backlog.setter
+    def backlog(self, said: Backlog) -> None:
+        """Trouble with Pub/Sub fails no query, so the log tells why nothing comes: when it begins and when it ends."""
+        before = None if self._backlog is None else self._backlog.trouble
+        self._backlog = said
+        if said.trouble and not before:
+            _LOG.warning("%s has trouble with Pub/Sub, the query waits: %s", self.node.endpoint, said.trouble)
+        elif before and not said.trouble:
+            _LOG.warning("%s has no trouble with Pub/Sub any more", self.node.endpoint)
 
 
 class Calls:

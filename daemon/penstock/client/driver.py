@@ -159,8 +159,9 @@ class Driver:
         peer = self._peers[0]
         if not peer.opened:
             return False
-        peer.backlog = self._calls.once(peer, "backlog", self._calls.ask(BacklogRequest, wait_s=wait_s))
-        return peer.backlog.rows > 0
+        backlog: Backlog = self._calls.once(peer, "backlog", self._calls.ask(BacklogRequest, wait_s=wait_s))
+        peer.backlog = backlog
+        return backlog.rows > 0
 
     def bye(self) -> None:
         """Tell the nodes that this reader stops; never waits for more than the action's deadline, never raises."""
@@ -198,6 +199,7 @@ class Driver:
             "nodes_down": sum(not peer.up for peer in self._peers),
             "epochs_pending": max((len(peer.commits) for peer in self._peers), default=0),
             "batches_gone": self.gone_batches,
+            "trouble": "; ".join(dict.fromkeys(b.trouble for b in known if b.trouble)) or None,
         }
 
     def pending_commits(self) -> CommitRequest | None:

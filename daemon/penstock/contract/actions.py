@@ -87,6 +87,7 @@ class Backlog(Body):
 
     `paused`: pulling stands still (budget, age or drain), so that waiting brings nothing more.
     `streams_open_s`: for how long every pull stream has been open; None when one is not.
+    `trouble`: what Pub/Sub has refused for a while, with its code and words; it passes or is mended there.
     """
 
     rows: int
@@ -96,6 +97,7 @@ class Backlog(Body):
     paused: bool = False
     draining: bool = False
     streams_open_s: float | None = None
+    trouble: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,15 @@ _FIGURES = (
     _Figure("paused", "1 while pulling stands still", ("paused",)),
     _Figure("failed", "1 while the subscription cannot be pulled", ("failed",)),
     _Figure("consumers", "Consumers known", ("consumers",)),
+    *(
+        _Figure(f"{call}_breaker_open", f"1 while {what} fail and only probes are made", ("breakers", call, "open"))
+        for call, what in (
+            ("pull", "pull streams"),
+            ("acknowledge", "acknowledgements"),
+            ("modify", "lease extensions"),
+            ("publish", "dead letters"),
+        )
+    ),
 )
 
 _ABSENT_IS_ZERO = frozenset({"paused", "failed", "oldest_unsealed_age_seconds"})

@@ -18,8 +18,9 @@ from penstock.clock import Clock
 from penstock.pubsub import wire
 from penstock.pubsub.backoff import Backoff
 from penstock.pubsub.channel import PubSubChannel
+from penstock.pubsub.gate import Gate, Turn
 from penstock.pubsub.pending import Job, Line, Request
-from penstock.pubsub.refusal import Flood, Mask, Refusal, refusal
+from penstock.pubsub.refusal import Flood, Mask, Refusal, refusal, refused_unsent
 from penstock.reservoir.ports import AckOutcome
 from penstock.telemetry import events
 
@@ -73,6 +74,8 @@ class AckQueue:
         self._base_backoff_s = base_backoff_s
         self._acknowledge = channel.unary("Subscriber", "Acknowledge")
         self._modify = channel.unary("Subscriber", "ModifyAckDeadline")
+        self.ack_gate = Gate("acknowledge", subscription, clock=clock, rng=self._rng)
+        self.lease_gate = Gate("modify", subscription, clock=clock, rng=self._rng, deadline_s=deadline_s)
         self._extends, self._acks, self._releases = Line(), Line(), Line()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -189,9 +192,11 @@ class AckQueue:
         """Until every ID is confirmed or refused for good, which is marked in what is returned."""
         backoff = Backoff(self._rng, base_s=self._base_backoff_s)
         lost: Mask = np.zeros(len(request.ack_ids), bool)
-        ack_ids, positions = request.ack_ids, np.arange(len(lost))
+        ack_ids, positions, pause_s = request.ack_ids, np.arange(len(lost)), 0.0
         while True:
-            refused = await self._try(self._acknowledge, wire.encode_acknowledge(self._subscription, ack_ids), ack_ids)
+            with await self.ack_gate.turn(pause_s) as turn:
+                encoded = wire.encode_acknowledge(self._subscription, ack_ids)
+                refused = await self._try(self._acknowledge, encoded, ack_ids, turn)
             if refused is None:
                 break
             lost[positions[refused.lost]] = True
@@ -202,14 +207,14 @@ class AckQueue:
             ack_ids, positions = ack_ids.filter(pa.array(refused.again)), positions[refused.again]
             self._statistics.retries += 1
             self._retried.add(len(ack_ids), refused.code, refused.message)
-            await asyncio.sleep(backoff.next_s())
+            pause_s = backoff.next_s()
         count = int(lost.sum())
         self._statistics.acknowledged += len(lost) - count
         self._statistics.lost += count
         return lost
 
     async def _send_extend(self, request: Request) -> Mask:
-        """Once; what failed is marked."""
+        """Once, or not at all while such calls fail anyway; what failed is marked."""
         failed: Mask = np.zeros(len(request.ack_ids), bool)
         refused = await self._modify_deadline(request.ack_ids, self._deadline_s)
         if refused is not None:
@@ -220,7 +225,7 @@ class AckQueue:
         return failed
 
     async def _send_release(self, request: Request) -> Mask:
-        """A few times; how it ended is nobody's concern."""
+        """A few times, unless such calls fail anyway; how it ended is nobody's concern."""
         backoff = Backoff(self._rng, base_s=self._base_backoff_s)
         ack_ids = request.ack_ids
         for _ in range(RELEASE_ATTEMPTS):
@@ -236,20 +241,34 @@ class AckQueue:
         return np.zeros(len(request.ack_ids), bool)
 
     async def _modify_deadline(self, ack_ids: pa.Array, seconds: int) -> Refusal | None:
-        encoded = wire.encode_modify_ack_deadline(self._subscription, ack_ids, seconds)
-        refused = await self._try(self._modify, encoded, ack_ids)
+        turn = self.lease_gate.turn_now()
+        if turn is None:
+            await asyncio.sleep(0)  # thousands of chunks may ask: the loop has others to serve
+            refused: Refusal | None = refused_unsent(*self.lease_gate.reason(), len(ack_ids))
+        else:
+            with turn:
+                encoded = wire.encode_modify_ack_deadline(self._subscription, ack_ids, seconds)
+                refused = await self._try(self._modify, encoded, ack_ids, turn)
+            self._statistics.retries += refused is not None
         if refused is not None:
-            self._statistics.retries += 1
             self._failed.add(int((refused.again | refused.lost).sum()), refused.code, refused.message)
         return refused
 
-    async def _try(self, call: grpc.aio.UnaryUnaryMultiCallable, encoded: bytes, ack_ids: pa.Array) -> Refusal | None:
+    async def _try(
+        self, call: grpc.aio.UnaryUnaryMultiCallable, encoded: bytes, ack_ids: pa.Array, turn: Turn
+    ) -> Refusal | None:
         """One call; what it refused, or None."""
         self._statistics.requests += 1
         try:
             await call(encoded, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            return refusal(error, ack_ids)
+            refused = refusal(error, ack_ids)
+            if refused.again.all():
+                turn.failed(refused.code, refused.message)
+            else:
+                turn.worked()
+            return refused
+        turn.worked()
         return None
 
 

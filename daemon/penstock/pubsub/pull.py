@@ -15,6 +15,7 @@ import pyarrow as pa
 from penstock.clock import Clock
 from penstock.pubsub import wire
 from penstock.pubsub.channel import PubSubChannel
+from penstock.pubsub.gate import Gate
 from penstock.pubsub.gathering import Gathering
 from penstock.pubsub.stream import PullStatistics, PullStream, Shared
 from penstock.pubsub.verdict import autoscale
@@ -52,6 +53,7 @@ class Puller:
         """What the service said of the subscription on a pull stream; None before it did."""
         self._settings = settings
         self._sink = sink
+        self.gate = Gate("pull", subscription, clock=clock, rng=rng)
         self._statistics = PullStatistics()
         self._shared = Shared(
             channel=channel,
@@ -66,6 +68,7 @@ class Puller:
             rng=rng,
             statistics=self._statistics,
             gathering=Gathering(clock, self._deliver),
+            gate=self.gate,
             learn=self._learn,
             release=release,
         )

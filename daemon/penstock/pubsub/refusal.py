@@ -56,6 +56,11 @@ def refusal(error: grpc.aio.AioRpcError, ack_ids: pa.Array) -> Refusal:
     return Refusal(code.name, message, hopeless, ~hopeless)
 
 
+def refused_unsent(code: str, message: str, count: int) -> Refusal:
+    """What a request of so many IDs would have met, as others have: it was not sent, and all may be tried again."""
+    return Refusal(code, message, lost=np.zeros(count, bool), again=np.ones(count, bool))
+
+
 def _named(ack_ids: pa.Array, names: list[str]) -> Mask:
     if not names:
         return np.zeros(len(ack_ids), bool)

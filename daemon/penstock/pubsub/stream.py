@@ -18,8 +18,9 @@ from penstock.errors import SubscriptionFailed
 from penstock.pubsub import wire
 from penstock.pubsub.backoff import Backoff
 from penstock.pubsub.channel import PubSubChannel
+from penstock.pubsub.gate import Gate, Turn
 from penstock.pubsub.gathering import Gathering
-from penstock.pubsub.verdict import Ending, Pulse, Sign, Verdict, judge
+from penstock.pubsub.verdict import HEALTHY_S, Ending, Pulse, Sign, Verdict, judge
 from penstock.reservoir.ports import ChunkSink
 from penstock.settings import PubSubSettings
 from penstock.telemetry import events
@@ -80,6 +81,7 @@ class Shared:
     rng: random.Random
     statistics: PullStatistics
     gathering: Gathering
+    gate: Gate
     release: Callable[[Sequence[pa.Array]], None] | None
     learn: Callable[[wire.Properties], None]
 
@@ -94,6 +96,7 @@ class PullStream:
         self.interval_bytes = 0
         self._shared = shared
         self._call: Call | None = None
+        self._turn: Turn | None = None
         self._pulse = Pulse(shared.clock())
         self._backoff = Backoff(shared.rng)
         self._aged_bytes = 0
@@ -106,15 +109,20 @@ class PullStream:
         """Keep one stream open. Raises `SubscriptionFailed`. Cancellation closes it; what was read is handed over."""
         shared = self._shared
         await asyncio.sleep(shared.rng.uniform(0, shared.settings.jitter_ms / 1000))
+        pause_s = 0.0
         while True:
-            verdict = await self._attempt()
+            with await shared.gate.turn(pause_s) as self._turn:
+                if self._leaving:
+                    return
+                verdict = await self._attempt(self._turn)
             if self._leaving:
                 return
             shared.statistics.reconnects += 1
+            pause_s = 0.0
             if verdict is Verdict.RESUME:
                 await shared.sink.wait_resumed()
             elif verdict is not Verdict.NOW:
-                await asyncio.sleep(self._backoff.next_s(scale=_LONG if verdict is Verdict.BACK_OFF_LONG else 1))
+                pause_s = self._backoff.next_s(scale=_LONG if verdict is Verdict.BACK_OFF_LONG else 1)
 
     async def leave(self) -> bool:
         """Half-close, so that the service sends no more and `run` ends once it has read what is on its way.
@@ -135,6 +143,8 @@ class PullStream:
             call, now = self._call, self._shared.clock()
             if call is None or self.open_since is None:
                 continue
+            if self._turn is not None and now - self.open_since >= HEALTHY_S:
+                self._turn.worked()  # the service has taken it, and has nothing to send
             sign = self._pulse.sign(now, paused=self._shared.sink.paused)
             if sign is Sign.GIVE_UP:
                 events.StreamSilent(subscription=self._shared.subscription, stream=self.number).emit()
@@ -143,7 +153,7 @@ class PullStream:
                 self._pulse.say(now)
                 await _write_keep_alive(call)
 
-    async def _attempt(self) -> Verdict:
+    async def _attempt(self, turn: Turn) -> Verdict:
         """One stream from its opening to its end. Raises `SubscriptionFailed`."""
         shared = self._shared
         started = shared.clock()
@@ -156,7 +166,7 @@ class PullStream:
                 self.outstanding_bytes = shared.max_outstanding_bytes()
                 await call.write(shared.first_request(self.outstanding_bytes))
                 self.open_since = shared.clock()
-                if await self._read(call):
+                if await self._read(call, turn):
                     await self._give_back(call)
                     return Verdict.RESUME
                 code, details = await call.code(), await call.details() or ""
@@ -172,15 +182,16 @@ class PullStream:
                 self._aged_bytes = 0
                 shared.gathering.decode()
         now = shared.clock()
-        return self._judge(Ending(code, details, now - started, pulse.heard, now - self._hasty_at))
+        return self._judge(Ending(code, details, now - started, pulse.heard, now - self._hasty_at), turn)
 
-    def _judge(self, ending: Ending) -> Verdict:
+    def _judge(self, ending: Ending, turn: Turn) -> Verdict:
         """Act on what the end of a stream means. Raises `SubscriptionFailed`."""
         name, verdict = self._shared.subscription, judge(ending)
         if self._undecodable:
             return Verdict.BACK_OFF
         code, details = ending.code.name, ending.details
         if verdict is Verdict.FATAL:
+            turn.worked()
             events.SubscriptionFailed(subscription=name, code=code, error=details).emit()
             raise SubscriptionFailed(f"{name}: {code}: {details}", subscription=name, service_code=code)
         events.StreamClosed(subscription=name, stream=self.number, code=code, error=details).emit()
@@ -188,9 +199,11 @@ class PullStream:
             self._backoff.reset()
             if not ending.healthy:
                 self._hasty_at = self._shared.clock()
+        else:
+            turn.failed(code, details)
         return verdict
 
-    async def _read(self, call: Call) -> bool:
+    async def _read(self, call: Call, turn: Turn) -> bool:
         """Read to the end of the stream; True when it was not read for so long that it must be closed."""
         sink, clock, pulse, gathering = self._shared.sink, self._shared.clock, self._pulse, self._shared.gathering
         statistics, read, refuse = self._shared.statistics, call.read, self._refuse
@@ -207,6 +220,7 @@ class PullStream:
             statistics.bytes += size
             statistics.responses += 1
             if not pulse.heard:
+                turn.worked()
                 self._learn(raw)
             pulse.hear(clock(), empty=not raw.startswith(_MESSAGES))
             if self._aged_bytes > 0:

@@ -69,6 +69,7 @@ class Subscription:
         self.streams_open_since: Callable[[], float | None] = lambda: None
         self.outstanding_limit: Callable[[], int] = lambda: 0
         self.exactly_once: Callable[[], bool] = lambda: False
+        self.trouble: Callable[[], str | None] = lambda: None
         self._settings = settings
         self._budget = budget
         self._clock = clock
@@ -199,6 +200,7 @@ class Subscription:
             paused=self.pause_reason is not None or self.saturated,
             draining=self.draining,
             streams_open_s=None if open_since is None else now - open_since,
+            trouble=self.trouble(),
         )
 
     def seal(self, consumer: Consumer, epoch: int, *, max_rows: int | None, max_bytes: int | None) -> SealReply:
@@ -349,6 +351,7 @@ class Subscription:
             "share_bytes": self.share_bytes,
             "paused": self.pause_reason,
             "failed": None if self.failed is None else self.failed.message,
+            "trouble": backlog.trouble,
             "consumers": {
                 consumer.id: {
                     "reader": list(consumer.reader),

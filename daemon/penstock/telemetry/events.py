@@ -234,6 +234,27 @@ class ModackFailed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BreakerOpened(Event):
+    """Calls of one kind have failed for a while: from now on one of them at a time asks whether the service is back."""
+
+    level = "warning"
+    counter: ClassVar = _counter("breakers_opened", "Outages of one kind of call", "subscription", "call", "code")
+    subscription: str
+    call: str
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerClosed(Event):
+    """The service answers such calls again, `failed_s` after the first one that failed."""
+
+    subscription: str
+    call: str
+    failed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrefetchFailed(Event):
     """A subscription that is to be prefetched cannot be opened now; it is tried again."""
 
