@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from penstock.clock import Clock
 from penstock.errors import InternalError, SubscriptionFailed
-from penstock.pubsub import AckQueue, PubSubChannel, Puller, SubscriptionInfo
+from penstock.pubsub import AckQueue, Backoff, DeadLetterQueue, PubSubChannel, Puller, SubscriptionInfo
 from penstock.reservoir import AckOutcome, Reservoir, Subscription
 from penstock.settings import PubSubSettings
 from penstock.telemetry import events
@@ -42,6 +42,7 @@ class Ingest:
         prefetch: bool,
     ) -> None:
         self.acks = AckQueue(channel, info.name, deadline_s=settings.ack_deadline_s, clock=clock)
+        self.dead_letters = _dead_letters(channel, info.name, settings, clock)
         self.subscription = Subscription(
             info.name,
             node=reservoir.node,
@@ -54,6 +55,8 @@ class Ingest:
             deadline_s=settings.ack_deadline_s,
             max_buffer_age_s=settings.max_buffer_age_s,
             prefetch=prefetch,
+            dead_letters=self.dead_letters,
+            max_delivery_attempts=settings.max_delivery_attempts or 0,
         )
         reservoir.add(self.subscription)
         self.puller = Puller(
@@ -65,12 +68,14 @@ class Ingest:
             max_outstanding_bytes=lambda: max(self.subscription.share_bytes // settings.max_streams, 1),
             clock=clock,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
-            release=self.release,
+            release=self.subscription.give_back_unread,
         )
         self.subscription.streams_open_since = lambda: self.puller.statistics().all_open_since
         self.subscription.outstanding_limit = lambda: self.puller.statistics().outstanding_bytes
         self.subscription.exactly_once = self._exactly_once
-        self._gates = (self.puller.gate, self.acks.ack_gate, self.acks.lease_gate)
+        self._gates = [self.puller.gate, self.acks.ack_gate, self.acks.lease_gate]
+        if self.dead_letters is not None:
+            self._gates.append(self.dead_letters.gate)
         self.subscription.trouble = self._trouble
         self._described_exactly_once = info.exactly_once is True
         self._stopped = asyncio.Event()
@@ -134,6 +139,18 @@ class Ingest:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.acks.run())
             tasks.create_task(self._pull())
+            if self.dead_letters is not None:
+                tasks.create_task(self._bury(self.dead_letters))
+
+    async def _bury(self, dead_letters: DeadLetterQueue) -> None:
+        backoff = Backoff(random.Random())  # noqa: S311 - jitter, not secrets
+        while True:
+            try:
+                await dead_letters.run()
+            except Exception as defect:  # noqa: BLE001
+                # Supervision: a defect met on a dead letter must not take pulling and acks with it; the letter waits.
+                events.IngestFailed.of(self.subscription.name, "dead letters", defect).emit()
+                await asyncio.sleep(backoff.next_s())
 
     async def _pull(self) -> None:
         while True:
@@ -177,6 +194,15 @@ class Ingest:
             "acks": self.acks.statistics().figures(),
             "breakers": {gate.kind: gate.figures() for gate in self._gates},
         }
+
+
+def _dead_letters(
+    channel: PubSubChannel, subscription: str, settings: PubSubSettings, clock: Clock
+) -> DeadLetterQueue | None:
+    topic, limit = settings.dead_letters_of(subscription), settings.max_delivery_attempts
+    if topic is None or limit is None:
+        return None
+    return DeadLetterQueue(channel, subscription, topic, limit=limit, clock=clock)
 
 
 def _first(failures: ExceptionGroup[Failed]) -> Failed:

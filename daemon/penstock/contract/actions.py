@@ -210,8 +210,33 @@ class StatusRequest(Request):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Accounting(Body):
+    """Where the messages of a subscription are that a node has taken in since it started.
+
+    `received` came from Pub/Sub (each delivery counts), `recovered` from storage. Each is in one of `places`:
+
+    * held: `buffered` (no batch has taken it), `in_batches` (sealed, or committed and not confirmed yet),
+      `dead_letters_pending` (delivered too often, its dead letter or its ack not confirmed yet);
+    * acknowledged: `acknowledged` (confirmed), `known` (a redelivery of a processed message, acknowledged again and
+      dropped), `dead_lettered` (published to the dead-letter topic), `acks_lost` (processed, and the service refused
+      the ack for good);
+    * somebody else's again: `released` (given back at once), `lapsed` (its lease ran out here).
+
+    `unaccounted`: what is in none, or less than 0 for what is in two; anything but 0 is a defect.
+    """
+
+    received: int
+    recovered: int
+    places: dict[str, int]
+    unaccounted: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StatusReply(Body):
-    """`generation`: of the consumer asked for, 0 when unknown. `subscriptions`: name → figures for people and tools."""
+    """`generation`: of the consumer asked for, 0 when unknown. `subscriptions`: name → figures for people and tools.
+
+    Of these figures `accounting` is an `Accounting`.
+    """
 
     node: str
     incarnation: str

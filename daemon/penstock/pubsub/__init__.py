@@ -5,8 +5,10 @@ Protobuf bytes enter and leave on the wire; decoded chunks go to a `ChunkSink`, 
 """
 
 from penstock.pubsub.acks import AckQueue
+from penstock.pubsub.backoff import Backoff
 from penstock.pubsub.channel import PubSubChannel
 from penstock.pubsub.control import Control, SubscriptionInfo
+from penstock.pubsub.dead_letters import DeadLetterQueue
 from penstock.pubsub.pull import Puller
 
-__all__ = ["AckQueue", "Control", "PubSubChannel", "Puller", "SubscriptionInfo"]
+__all__ = ["AckQueue", "Backoff", "Control", "DeadLetterQueue", "PubSubChannel", "Puller", "SubscriptionInfo"]

@@ -32,6 +32,14 @@ MAX_REQUEST_BYTES = 512 << 10
 """Acknowledge and ModifyAckDeadline requests are refused above 512 KiB
 (https://cloud.google.com/pubsub/quotas#resource_limits); one too large would fail for ever."""
 
+MAX_PUBLISH_ROWS = 1000
+MAX_PUBLISH_BYTES = 10_000_000
+"""Publish requests are refused above these (https://cloud.google.com/pubsub/quotas#resource_limits)."""
+
+_PUBLISH_CUT_BYTES = 9_500_000
+_ROW_FRAMING_BYTES, _ATTRIBUTE_FRAMING_BYTES = 24, 12
+"""At most this much of a request is framing of one message, and of one attribute of it: tags and lengths."""
+
 _OVERHEAD_BYTES = 1024
 """Room for the subscription's name and the framing of a request."""
 
@@ -191,6 +199,24 @@ def encode_publish(topic: str, rows: pa.RecordBatch) -> bytes:
     return _only(_publish_handler.record_batch_to_array(batch))
 
 
+def cut_publish(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Rows in slices that fit one PublishRequest each, or have one row, which may be larger."""
+    attributes = rows.column("attributes")
+    offsets = attributes.offsets.to_numpy()
+    entries = _lengths(attributes.keys) + _lengths(attributes.items) + _ATTRIBUTE_FRAMING_BYTES
+    per_row = np.concatenate(([0], np.cumsum(entries)))[offsets]
+    sizes = (
+        np.diff(per_row) + _lengths(rows.column("data")) + _lengths(rows.column("ordering_key")) + _ROW_FRAMING_BYTES
+    )
+    total = np.concatenate(([0], np.cumsum(sizes)))
+    start = 0
+    while start < len(rows):
+        fit = int(np.searchsorted(total, total[start] + _PUBLISH_CUT_BYTES, side="right")) - 1
+        stop = min(max(fit, start + 1), start + MAX_PUBLISH_ROWS, len(rows))
+        yield rows.slice(start, stop - start)
+        start = stop
+
+
 def decode_published(response: bytes) -> pa.Array:
     """The message IDs (string array) of a PublishResponse."""
     return _published_handler.list_to_record_batch([response]).column(0).flatten()
@@ -209,6 +235,12 @@ def cut(ack_ids: pa.Array) -> Iterator[pa.Array]:
         stop = start + max(fit, 1)
         yield ack_ids.slice(start, stop - start)
         start = stop
+
+
+def _lengths(texts: pa.Array) -> np.ndarray:
+    """Bytes of each value of a string or binary array (int64); 0 for nulls."""
+    lengths: np.ndarray = pc.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths
 
 
 def _one_list(values: pa.Array) -> pa.ListArray:

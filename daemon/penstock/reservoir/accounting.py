@@ -4,25 +4,48 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from penstock.contract.actions import Accounting
+
 
 @dataclass
 class Ledger:
-    """Messages by how they ended, of one subscription since the daemon started.
+    """Messages by how they came and how they ended, of one subscription since the daemon started.
 
-    ``received == buffered + in_batches + acknowledged + acks_lost + released + lapsed + known`` at every instant;
-    `in_batches` includes committed ones whose acks are not confirmed yet.
+    At every instant, `received + recovered` is the sum of those that are held (buffered, in batches, as dead letters)
+    and those that are settled, which is what `Accounting` says.
+
+    A response that cannot be decoded has no messages that could be counted: they were never received here, nothing
+    acknowledges them, and the service delivers them again. Such responses are counted apart, by the pull streams.
     """
 
     received: int = 0
+    recovered: int = 0
     acknowledged: int = 0
     acks_lost: int = 0
     released: int = 0
     lapsed: int = 0
     known: int = 0
+    dead_lettered: int = 0
 
-    def settled(self) -> int:
-        """All that is out of the reservoir."""
-        return self.acknowledged + self.acks_lost + self.released + self.lapsed + self.known
+    def accounting(self, *, buffered: int, in_batches: int, dead_letters_pending: int) -> Accounting:
+        """Where all messages are now, given those that are held."""
+        places = {
+            "buffered": buffered,
+            "in_batches": in_batches,
+            "dead_letters_pending": dead_letters_pending,
+            "acknowledged": self.acknowledged,
+            "acks_lost": self.acks_lost,
+            "released": self.released,
+            "lapsed": self.lapsed,
+            "known": self.known,
+            "dead_lettered": self.dead_lettered,
+        }
+        return Accounting(
+            received=self.received,
+            recovered=self.recovered,
+            places=places,
+            unaccounted=self.received + self.recovered - sum(places.values()),
+        )
 
     def figures(self) -> dict[str, int]:
         """For `status` and metrics."""

@@ -13,14 +13,25 @@ from penstock.reservoir.chunk import Chunk, Lease
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Extend, Lapse, Leases
 from penstock.reservoir.ordering import BUCKETS
-from penstock.reservoir.ports import AckOutcome, AckSink
+from penstock.reservoir.poison import DeadLetters
+from penstock.reservoir.ports import AckOutcome, AckSink, DeadLetterSink
 from penstock.reservoir.queue import ChunkQueue
 
 
 class Holdings:
     """Unsealed chunks, the leases of all chunks, and the ways out: acknowledged, released, lapsed, dropped as known."""
 
-    def __init__(self, acks: AckSink, share: Share, *, deadline_s: float, max_lease_s: float, ordered: bool) -> None:
+    def __init__(  # noqa: PLR0913 - composed in one place
+        self,
+        acks: AckSink,
+        share: Share,
+        *,
+        deadline_s: float,
+        max_lease_s: float,
+        ordered: bool,
+        dead_letters: DeadLetterSink | None = None,
+        max_delivery_attempts: int = 0,
+    ) -> None:
         self.queue = ChunkQueue()
         self.ledger = Ledger()
         self.remembered = RememberedIds()
@@ -28,6 +39,15 @@ class Holdings:
         self._acks = acks
         self._share = share
         self._leases = Leases(deadline_s, max_lease_s)
+        self.dead_letters = DeadLetters(
+            dead_letters,
+            max_delivery_attempts,
+            acks=acks,
+            leases=self._leases,
+            share=share,
+            ledger=self.ledger,
+            remembered=self.remembered,
+        )
 
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float, *, receipt: bool) -> None:
         """Take one decoded chunk in; rows that were committed before are acknowledged again and dropped.
@@ -41,11 +61,19 @@ class Holdings:
             self._acks.acknowledge([ack_ids.filter(pa.array(known))], _ignore)
             keep = pa.array(~known)
             rows, ack_ids = rows.filter(keep), ack_ids.filter(keep)
+        rows, ack_ids = self.dead_letters.pick(rows, ack_ids, now, receipt=receipt)
         if rows.num_rows == 0:
             return
         chunk = Chunk.decoded(rows, ack_ids, received_at=now, share=self._share, ordered=self.ordered)
         self._leases.hold(chunk, now + self._leases.deadline_s, receipt=receipt)
         self.queue.append(chunk)
+
+    def give_back_unread(self, ack_ids: Sequence[pa.Array]) -> None:
+        """Messages that came and were never taken in go back at once."""
+        count = sum(len(array) for array in ack_ids)
+        self.ledger.received += count
+        self.ledger.released += count
+        self._acks.release(ack_ids)
 
     def take(self, max_rows: int, max_bytes: int) -> list[Chunk]:
         """Chunks for a batch, oldest rows first; empty when nothing is buffered."""

@@ -22,19 +22,24 @@ def buckets_of(keys: pa.Array) -> np.ndarray:
     rows = len(keys)
     if keys.null_count == rows:
         return np.arange(rows).astype(np.uint8)
-    offsets = np.frombuffer(keys.buffers()[1], np.int32, rows + 1, keys.offset * 4).astype(np.int64)
+    buckets: np.ndarray = (hashes_of(keys) >> np.uint64(56)).astype(np.uint8)
+    unkeyed = np.diff(np.frombuffer(keys.buffers()[1], np.int32, rows + 1, keys.offset * 4)) == 0
+    buckets[unkeyed] = np.arange(rows).astype(np.uint8)[unkeyed]
+    return buckets
+
+
+def hashes_of(texts: pa.Array) -> np.ndarray:
+    """A hash (uint64) of each text of a string array; 0 for null and empty ones."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1, texts.offset * 4).astype(np.int64)
     lengths = np.diff(offsets)
-    data = keys.buffers()[2]
+    data = texts.buffers()[2]
     octets = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
     octets = octets[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
     positions = np.arange(len(octets)) - np.repeat(offsets[:-1] - offsets[0], lengths)
     running = np.concatenate(([np.uint64(0)], np.cumsum(octets * _WORDS[positions % _POSITIONS], dtype=np.uint64)))
     edges = offsets - offsets[0]
-    hashes = running[edges[1:]] - running[edges[:-1]]
-    buckets: np.ndarray = (hashes >> np.uint64(56)).astype(np.uint8)
-    unkeyed = lengths == 0
-    buckets[unkeyed] = np.arange(rows).astype(np.uint8)[unkeyed]
-    return buckets
+    hashes: np.ndarray = running[edges[1:]] - running[edges[:-1]]
+    return hashes
 
 
 def bucket_range(index: int, slices: int) -> tuple[int, int]:

@@ -34,6 +34,16 @@ class AckSink(Protocol):
         """Give back at once (modack 0). Best effort: what fails lapses by itself."""
 
 
+class DeadLetterSink(Protocol):
+    """Where messages go that were delivered too often, per subscription. The callback runs later on the loop."""
+
+    def publish(self, rows: pa.RecordBatch, settled: Callable[[], None]) -> None:
+        """Publish rows (`ROWS_SCHEMA`), whose `delivery_attempt` says how often each was delivered.
+
+        Retried until the service has confirmed every one, however it refuses; then `settled`, once.
+        """
+
+
 class ChunkSink(Protocol):
     """Where decoded messages go, per subscription."""
 

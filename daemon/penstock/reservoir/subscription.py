@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from penstock.clock import Clock
 from penstock.contract import Reader
-from penstock.contract.actions import Backlog, CommitState, FinishedEpoch, PlannedSlice, SealReply, Ticket
+from penstock.contract.actions import Accounting, Backlog, CommitState, FinishedEpoch, PlannedSlice, SealReply, Ticket
 from penstock.errors import EpochPast, InternalError, InvalidRequest, SubscriptionFailed, SubscriptionShared
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.batch import Batch, State
@@ -20,7 +21,7 @@ from penstock.reservoir.budget import Budget
 from penstock.reservoir.consumer import Consumer
 from penstock.reservoir.evicted import Past
 from penstock.reservoir.holdings import Holdings
-from penstock.reservoir.ports import AckSink
+from penstock.reservoir.ports import AckSink, DeadLetterSink
 from penstock.settings import ReservoirSettings
 
 SEAL_FRACTION = 3
@@ -59,6 +60,8 @@ class Subscription:
         deadline_s: float,
         max_buffer_age_s: float,
         prefetch: bool = False,
+        dead_letters: DeadLetterSink | None = None,
+        max_delivery_attempts: int = 0,
     ) -> None:
         self.name = name
         self.node = node
@@ -76,7 +79,13 @@ class Subscription:
         self._max_buffer_age_s = max_buffer_age_s
         self._share = budget.share(settings.weight(name))
         self._holdings = Holdings(
-            acks, self._share, deadline_s=deadline_s, max_lease_s=settings.max_lease_s, ordered=ordered
+            acks,
+            self._share,
+            deadline_s=deadline_s,
+            max_lease_s=settings.max_lease_s,
+            ordered=ordered,
+            dead_letters=dead_letters,
+            max_delivery_attempts=max_delivery_attempts,
         )
         self._recent_seals: deque[int] = deque(maxlen=RECENT_SEALS)
         self._moved = asyncio.Event()
@@ -91,6 +100,10 @@ class Subscription:
         self._holdings.receive(rows, ack_ids, now, receipt=self.exactly_once())
         if first:
             self._wake()
+
+    def give_back_unread(self, ack_ids: Sequence[pa.Array]) -> None:
+        """Messages that a pull stream brought too late to be taken."""
+        self._holdings.give_back_unread(ack_ids)
 
     @property
     def paused(self) -> bool:
@@ -301,6 +314,7 @@ class Subscription:
         for consumer in self.consumers.values():
             self._give_up(consumer, "the daemon was stopped")
         self._holdings.release_unsealed()
+        self._holdings.dead_letters.release_all()
 
     def fail(self, error: Failure) -> None:
         """The service said no for good, or we have a defect; the next call of a driver hears it."""
@@ -332,17 +346,26 @@ class Subscription:
 
     def unaccounted(self) -> int:
         """Messages that are in no place or in two; anything but 0 is a defect."""
-        held = self._holdings.queue.rows + sum(batch.rows for batch in self.batches)
-        return self.ledger.received - held - self.ledger.settled()
+        return self.accounting().unaccounted
+
+    def accounting(self) -> Accounting:
+        """Where every message is now."""
+        return self.ledger.accounting(
+            buffered=self._holdings.queue.rows,
+            in_batches=sum(batch.rows for batch in self.batches),
+            dead_letters_pending=self._holdings.dead_letters.rows,
+        )
 
     def statistics(self) -> dict[str, object]:
         """Figures for `status` and `/metrics`."""
-        backlog, batches = self.backlog(), self.batches
+        backlog, batches, accounting = self.backlog(), self.batches, self.accounting()
         return {
             **self.ledger.figures(),
+            "accounting": dataclasses.asdict(accounting),
             "buffered": backlog.rows,
             "buffered_bytes": backlog.bytes,
-            "in_batches": sum(batch.rows for batch in batches),
+            "in_batches": accounting.places["in_batches"],
+            "dead_letters_pending": accounting.places["dead_letters_pending"],
             "batches": len([batch for batch in batches if batch.state is State.SEALED]),
             "batches_pending": len([batch for batch in batches if batch.state is State.COMMITTED]),
             "oldest_publish_time": backlog.oldest_publish_time,
@@ -442,7 +465,9 @@ class Subscription:
         batch.move(State.RELEASED)
         batch.move(State.GONE)
         consumer.end(batch, f"released: {reason}")
-        self._holdings.release(batch.surrender())
+        chunks = batch.surrender()
+        self._holdings.dead_letters.came_back(chunks, self._clock())
+        self._holdings.release(chunks)
 
     def _give_up(self, consumer: Consumer, reason: str) -> None:
         consumer.lose()

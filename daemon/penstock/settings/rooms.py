@@ -55,6 +55,39 @@ class PubSubSettings(_Room):
         default=60.0, gt=0, description="pulling pauses when the oldest unsealed row is older"
     )
 
+    max_delivery_attempts: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="a message delivered more often is published to dead_letter_topic and not given to readers; "
+        "counted by the service where the subscription has a dead-letter policy, else by this daemon since its start",
+    )
+    dead_letter_topic: str | None = Field(
+        default=None,
+        examples=["projects/p/topics/dead-letters"],
+        description="projects/PROJECT/topics/TOPIC; {project} and {subscription} stand for those of the subscription",
+    )
+
+    @field_validator("dead_letter_topic")
+    @classmethod
+    def _topic_path(cls, value: str | None) -> str | None:
+        parts = value.split("/") if value is not None else ["projects", "p", "topics", "t"]
+        if not (len(parts) == 4 and parts[0] == "projects" and parts[2] == "topics" and all(parts)):
+            raise ValueError(f"{value!r} must look like projects/PROJECT/topics/TOPIC")
+        return value
+
+    @model_validator(mode="after")
+    def _dead_letters_have_a_topic(self) -> PubSubSettings:
+        if (self.max_delivery_attempts is None) != (self.dead_letter_topic is None):
+            raise ValueError("max_delivery_attempts and dead_letter_topic are set together or not at all")
+        return self
+
+    def dead_letters_of(self, subscription: str) -> str | None:
+        """The dead-letter topic of a subscription (its full name)."""
+        _, project, _, name = subscription.split("/")
+        topic = self.dead_letter_topic
+        return None if topic is None else topic.replace("{project}", project).replace("{subscription}", name)
+
     @model_validator(mode="after")
     def _streams_in_order(self) -> PubSubSettings:
         if self.min_streams > self.max_streams:

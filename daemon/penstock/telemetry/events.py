@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from penstock.telemetry.event import Count, Event
 
@@ -42,6 +42,9 @@ class RequestFailed(Event):
 # --- ingest ---------------------------------------------------------------------------------------------------------
 
 
+Part: TypeAlias = Literal["pull", "acks", "dead letters"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class IngestFailed(Event):
     """A part of a subscription's way in failed in a way that nobody planned: a defect of ours."""
@@ -49,12 +52,14 @@ class IngestFailed(Event):
     level = "error"
     counter: ClassVar = _counter("ingest_defects", "Failures by a defect on the way in", "subscription", "part")
     subscription: str
-    part: Literal["pull", "acks"]
+    part: Part
     error: str
     exception: str
 
     @classmethod
-    def of(cls, subscription: str, part: Literal["pull", "acks"], defect: BaseException) -> IngestFailed:
+    def of(
+        cls, subscription: str, part: Literal["pull", "acks", "dead letters"], defect: BaseException
+    ) -> IngestFailed:
         """With the traceback, which is what mends it."""
         text = "".join(traceback.format_exception(defect))
         return cls(subscription=subscription, part=part, error=repr(defect), exception=text)
@@ -252,6 +257,40 @@ class BreakerClosed(Event):
     subscription: str
     call: str
     failed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLettersPublished(Event):
+    """Messages that were delivered too often were published to the dead-letter topic."""
+
+    level = "warning"
+    counter: ClassVar = _counter("dead_letters_published", "Dead letters that were confirmed", "subscription")
+    subscription: str
+    topic: str
+    messages: int
+
+    @property
+    def amount(self) -> float:
+        """One for each message."""
+        return self.messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLettersRefused(Event):
+    """Dead letters could not be published now. Their messages stay here, unacknowledged, and it is tried again."""
+
+    level = "error"
+    counter: ClassVar = _counter("dead_letters_refused", "Dead letters that were refused", "subscription", "code")
+    subscription: str
+    topic: str
+    messages: int
+    code: str
+    error: str
+
+    @property
+    def amount(self) -> float:
+        """One for each message and try."""
+        return self.messages
 
 
 @dataclass(frozen=True, kw_only=True)
