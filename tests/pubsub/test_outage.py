@@ -18,7 +18,7 @@ from penstock.settings import PubSubSettings
 from penstock.telemetry.event import REGISTRY
 
 FOR_EVER = 1_000_000
-PROBES = 3
+PROBES = 2
 """So many are waited for: each begins after half a second at least."""
 
 

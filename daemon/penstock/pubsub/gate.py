@@ -43,11 +43,12 @@ class Gate:
         return f"<Gate {self.kind}: {self._breaker!r}>"
 
     async def turn(self, pause_s: float = 0.0) -> Turn:
-        """Wait for `pause_s`, the caller's own backoff, and then until a call may be made.
+        """Wait for `pause_s`, the caller's own backoff, and then until a call may be made. Safe to cancel.
 
-        When the outage ends meanwhile, the backoff ends too. Safe to cancel.
+        While the breaker is open its rhythm stands in place of that backoff, which would be longer after a while; and
+        when the outage ends meanwhile, the backoff ends too.
         """
-        if pause_s > 0:
+        if pause_s > 0 and self._breaker.state is State.CLOSED:
             await self._wait(pause_s)
         while (wait_s := self._breaker.wait_s(self._clock())) > 0:
             await self._wait(wait_s)
@@ -103,7 +104,8 @@ class Gate:
         """See `Turn`."""
         if self._breaker.failed(self._clock(), code, words, probe=probe):
             events.BreakerOpened(subscription=self._subscription, call=self.kind, code=code, error=words).emit()
-        if probe:
+            self._wake()
+        elif probe:
             self._wake()
 
     def gave_up(self, *, probe: bool) -> None:
