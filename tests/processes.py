@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from penstock.client import NodeClient
 from penstock.contract import PROTOCOL_VERSION
-from penstock.contract.actions import StatusRequest
+from penstock.contract.actions import StatusReply, StatusRequest
+from penstock.errors import NodeUnreachable
 
 TOPIC = "projects/p/topics/orders"
 NAME = "projects/p/subscriptions/orders"
@@ -54,16 +55,21 @@ class Site:
     folder: Path
     pubsub: str
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list, kw_only=True)
+    daemons: list[Daemon] = field(default_factory=list, kw_only=True)
 
     def __enter__(self) -> Self:
         """End with the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill what still runs, the youngest first."""
-        for process in reversed(self.processes):
-            process.kill()
-            process.wait()
+        """Check the accounts of daemons that still run, and kill what does, the youngest first."""
+        try:
+            for daemon in self.daemons:
+                daemon.check_accounts()
+        finally:
+            for process in reversed(self.processes):
+                process.kill()
+                process.wait()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -80,6 +86,7 @@ class Site:
 
     def serve(self, *arguments: str, port: int | None = None) -> Daemon:
         daemon = Daemon(self.folder, port or free_port(), free_port())
+        self.daemons.append(daemon)
         daemon.process = self.penstock(
             daemon.log_name,
             *("serve", "--listen", f"grpc://127.0.0.1:{daemon.port}", "--http", f"127.0.0.1:{daemon.http_port}"),
@@ -114,6 +121,19 @@ class Daemon:
         with NodeClient(self.endpoint) as node:
             found: dict[str, Any] = node.call("status", StatusRequest(v=PROTOCOL_VERSION)).subscriptions.get(name, {})
         return found
+
+    def check_accounts(self) -> None:
+        """Every message that a living daemon ever took in is in exactly one place, whatever the test did to it."""
+        if self.process.poll() is not None:
+            return
+        with NodeClient(self.endpoint) as node:
+            try:
+                reply: StatusReply = node.call("status", StatusRequest(v=PROTOCOL_VERSION))
+            except NodeUnreachable:
+                assert self.process.wait(10) is not None, "it runs and does not answer"
+                return
+        accounts = {name: figures["accounting"] for name, figures in reply.subscriptions.items()}
+        assert not any(accounting["unaccounted"] for accounting in accounts.values()), accounts
 
     def http(self, path: str) -> tuple[int, str]:
         try:

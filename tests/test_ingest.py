@@ -87,8 +87,10 @@ async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
                 node = Node(emulator, channel, control, reservoir, settings, tasks, [])
                 node.running.append(tasks.create_task(node.tick()))
                 yield node
+                accounts = [subscription.accounting() for subscription in reservoir.subscriptions.values()]
                 for task in node.running:
                     task.cancel()
+                assert not any(accounting.unaccounted for accounting in accounts), accounts
 
 
 @pytest.mark.parametrize("described", [True, False])

@@ -112,6 +112,7 @@ class Daemon:
 
     def stop(self) -> None:
         """End without a goodbye."""
+        unaccounted = self.on_loop(self.held.unaccounted)
         # A crash cuts the calls that wait; this server would wait for them.
         self.on_loop(self.held.drain)
         self.flight.stop()
@@ -120,6 +121,7 @@ class Daemon:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
+        assert unaccounted == 0
 
     def publish(self, rows: int, *, data_bytes: int = 20) -> list[str]:
         """Messages arrive; their IDs. The ack ID of message `m7` is `ack-m7`."""

@@ -61,8 +61,10 @@ async def serving(emulator: Emulator, settings: Settings, monkeypatch: pytest.Mo
     running = asyncio.ensure_future(serving.run())
     await until(lambda: not serving.not_ready())
     yield serving
+    accounts = [subscription.accounting() for subscription in serving.reservoir.subscriptions.values()]
     serving.drain()
     assert await asyncio.wait_for(running, 20) == 0
+    assert not any(accounting.unaccounted for accounting in accounts), accounts
 
 
 async def test_a_subscription_that_nobody_uses_is_forgotten_with_its_share_and_its_task(serving: Service) -> None:

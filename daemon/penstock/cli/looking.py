@@ -54,9 +54,9 @@ def status(daemon: str | None, *, as_json: bool) -> int:
     console = Console()
     used, most = (reply.memory[key] / (1 << 20) for key in ("used_bytes", "limit_bytes"))
     console.print(f"{reply.state}, penstock {reply.version}, node {reply.node}, buffers {used:,.0f} of {most:,.0f} MiB")
-    if reply.subscriptions:
-        console.print(_table(reply.subscriptions))
-    else:
+    for name, figures in reply.subscriptions.items():
+        console.print(_table(name, figures))
+    if not reply.subscriptions:
         console.print("No subscription is open: one is pulled from its first reader on.")
     return 0
 
@@ -84,21 +84,32 @@ def _printable(row: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _table(subscriptions: dict[str, Any]) -> Table:
-    table = Table(show_header=False)
-    table.add_column("subscription", overflow="fold")
-    table.add_column("figures")
-    for name, figures in subscriptions.items():
-        count = {key: f"{value:,}" for key, value in figures.items() if isinstance(value, int)}
-        lines = [
-            f"{count['received']} received, {count['acknowledged']} acknowledged, {count['released']} released",
-            f"{count['buffered']} buffered, the oldest for {figures['oldest_age_s'] or 0:.1f} s",
-            f"{count['in_batches']} in batches",
-            f"{len(figures['consumers'])} consumers, {figures['pull']['streams']} pull streams",
-        ]
-        if figures["paused"]:
-            lines.append(f"paused: {figures['paused']}")
-        if figures["failed"]:
-            lines.append(f"failed: {figures['failed']}")
-        table.add_row(name, "\n".join(lines))
+def _table(name: str, figures: dict[str, Any]) -> Table:
+    """One subscription: where its messages are, as `contract.actions.Accounting` tells, and what it is doing."""
+    table = Table(title=name, title_justify="left", title_style="bold", show_header=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("messages", justify="right", no_wrap=True)
+    table.add_column("more", overflow="fold")
+    accounting, oldest_s = figures["accounting"], figures["oldest_age_s"]
+    more = {
+        "received": f"by {figures['pull']['streams']} pull streams now, for {len(figures['consumers'])} consumers",
+        "buffered": "" if oldest_s is None else f"the oldest for {oldest_s:.1f} s",
+        "in_batches": f"{figures['batches']} sealed, {figures['batches_pending']} committed",
+        "unaccounted": "a defect: please report it" if accounting["unaccounted"] else "",
+    }
+    came = {key: accounting[key] for key in ("received", "recovered")}
+    places: dict[str, int] = accounting["places"]
+    for group in (came, places, {"unaccounted": accounting["unaccounted"]}):
+        for key, count in group.items():
+            if count or key not in _SHOWN_IF_ANY:
+                table.add_row(key.replace("_", " "), f"{count:,}", more.get(key, ""))
+        table.add_section()
+    for key in ("paused", "trouble", "failed"):
+        if figures[key]:
+            table.add_row(key, "", figures[key])
+    if figures["pull"]["undecodable"]:
+        table.add_row("undecodable", "", f"{figures['pull']['undecodable']:,} responses, left to the service")
     return table
+
+
+_SHOWN_IF_ANY = frozenset({"recovered", "dead_letters_pending", "acks_lost", "lapsed", "known", "dead_lettered"})
