@@ -23,6 +23,11 @@ def cut_connections(site: Site, _daemon: Daemon) -> None:
     site.faults.cut_connections()
 
 
+def refuse_streams(site: Site, _daemon: Daemon) -> None:
+    site.faults.fail("StreamingPull", "UNAVAILABLE", times=5)
+    site.faults.cut_streams()
+
+
 def stand_still(_site: Site, daemon: Daemon) -> None:
     """Longer than a reservoir takes for a pause of the machine (5 s)."""
     os.kill(daemon.process.pid, signal.SIGSTOP)
@@ -38,10 +43,7 @@ FAULTS: dict[str, Callable[[Site, Daemon], object]] = {
     "redeliveries": lambda site, _: site.faults.redeliver(NAME, 500),
     "undecodable responses": lambda site, _: site.faults.garble(NAME, responses=2),
     "cut streams": lambda site, _: site.faults.cut_streams(),
-    "streams that cannot be opened": lambda site, _: (
-        site.faults.fail("StreamingPull", "UNAVAILABLE", times=5),
-        site.faults.cut_streams(),
-    ),
+    "streams that cannot be opened": refuse_streams,
     "cut connections": cut_connections,
     "a daemon that stands still": stand_still,
 }
