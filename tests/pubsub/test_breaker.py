@@ -31,7 +31,7 @@ def opened(deadline_s: float = math.inf, at: float = 100.0) -> Breaker:
     return found
 
 
-def probes(found: Breaker, seconds: float, *, callers: int) -> list[float]:
+def probes(found: Breaker, seconds: float, *, callers: int, code: str = "UNAVAILABLE") -> list[float]:
     """When calls are made while many want to, all of them failing, each taking 10 ms."""
     made, now, end = [], 100.0, 100.0 + seconds
     while now < end:
@@ -39,7 +39,7 @@ def probes(found: Breaker, seconds: float, *, callers: int) -> list[float]:
         now += 0.01
         for probe in going:
             made.append(now)
-            found.failed(now, "UNAVAILABLE", "away", probe=probe)
+            found.failed(now, code, "away", probe=probe)
     return made
 
 
@@ -115,6 +115,13 @@ def test_calls_in_an_outage_are_bounded_however_many_want_to_call() -> None:
     few, many = (len(probes(opened(), 60, callers=callers)) for callers in (1, 100))
     assert few == many
     assert 60 / PROBE_LAST_S <= many <= 2 * 60 / PROBE_LAST_S + 10
+
+
+def test_an_exhausted_quota_is_asked_for_less_often() -> None:
+    usual, patient = (
+        len(probes(opened(), 300, callers=1, code=code)) for code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+    )
+    assert patient < usual / 2
 
 
 def test_probes_come_often_enough_for_short_leases() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,7 +12,9 @@ import pytest
 from tests.reservoir.making import DEADLINE_S, NAME, Bench, messages
 
 from penstock.contract import ROWS_SCHEMA
-from penstock.reservoir import Subscription
+from penstock.reservoir import Subscription, attempts
+from penstock.reservoir.attempts import Attempts
+from penstock.reservoir.ordering import hashes_of
 
 LIMIT = 3
 
@@ -143,7 +147,22 @@ def test_what_no_reader_had_is_not_counted_against_a_message(bench: PoisonBench)
     assert bench.letters.rows == []
 
 
-def test_the_counts_are_bounded_and_expire(bench: PoisonBench) -> None:
+def test_the_counts_equal_those_of_a_dictionary_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "KEEP_ROWS", 50)
+    rng, counting, expected = random.Random(1), Attempts(), collections.Counter[str]()
+    for now in range(20):
+        back = [f"{rng.choice(('', 'x'))}{rng.randrange(15)}" for _ in range(rng.randrange(10))]
+        counting.came_back([pa.array(back[:3], pa.string()), pa.array(back[3:], pa.string())], float(now))
+        expected.update(back)
+    everything = pa.array([*expected, "never"], pa.string())
+    assert counting.counts(everything, 20.0).tolist() == [*expected.values(), 0]
+    for now in range(20, 30):
+        counting.came_back([pa.array([f"{now}-{n}" for n in range(20)])], float(now))
+        assert len(counting) <= 50
+    assert counting.counts(pa.array(["29-0", "29-19", "20-0"]), 30.0).tolist() == [1, 1, 0]
+
+
+def test_the_counts_expire(bench: PoisonBench) -> None:
     for epoch in range(1, LIMIT + 1):
         bench.deliver_attempts([None])
         bench.seal(epoch)
@@ -184,3 +203,10 @@ def test_without_the_setting_nothing_is_picked() -> None:
     bench.subscription.receive(rows, ack_ids, bench.clock())
     assert bench.subscription.accounting().places["buffered"] == 2
     assert bench.subscription.name == NAME
+
+
+def test_texts_of_one_length_hash_as_they_do_among_others() -> None:
+    texts = ["abc", "xyz", "123", "cba"]
+    mixed = hashes_of(pa.array(["", *texts, "longer"], pa.string()).slice(1))
+    assert hashes_of(pa.array(texts, pa.string())).tolist() == mixed[:-1].tolist()
+    assert len(set(mixed.tolist())) == len(mixed)

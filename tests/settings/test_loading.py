@@ -112,6 +112,9 @@ def test_variables_of_clients_and_of_kubernetes_are_let_pass(monkeypatch: pytest
         ({"reservoir": {"memory_limit_mb": "much"}}, "reservoir.memory_limit_mb = 'much' .*16"),
         ({"drain_timeout_s": -1}, "drain_timeout_s = -1 .*0"),
         ({"log": {"format": "xml"}}, "log.format = 'xml' .*'console' or 'json'"),
+        ({"pubsub": {"max_delivery_attempts": 5}}, "dead_letter_topic are set together"),
+        ({"pubsub": {"max_delivery_attempts": 0, "dead_letter_topic": "projects/p/topics/t"}}, "attempts = 0 .*1"),
+        ({"pubsub": {"max_delivery_attempts": 5, "dead_letter_topic": "dead"}}, "projects/PROJECT/topics/TOPIC"),
         ({"listen": "127.0.0.1:8815"}, "listen = '127.0.0.1:8815' .*grpc://host:port"),
         ({"http": "9464"}, "http = '9464' .*host:port"),
         ({"http": "127.0.0.1:65536"}, "http = .*65535"),
@@ -228,3 +231,12 @@ def test_the_printed_settings_name_every_setting_with_its_range() -> None:
             if field.description:
                 assert f"{key} =" in text, key
     assert "lease asked for each message; extended at half-life (>= 10, <= 600)" in text
+
+
+def test_the_dead_letter_topic_may_name_the_subscription() -> None:
+    orders = "projects/p/subscriptions/orders"
+    one = PubSubSettings(max_delivery_attempts=5, dead_letter_topic="projects/q/topics/dead")
+    each = PubSubSettings(max_delivery_attempts=5, dead_letter_topic="projects/{project}/topics/{subscription}-dead")
+    assert one.dead_letters_of(orders) == "projects/q/topics/dead"
+    assert each.dead_letters_of(orders) == "projects/p/topics/orders-dead"
+    assert PubSubSettings().dead_letters_of(orders) is None

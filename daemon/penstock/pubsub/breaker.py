@@ -37,6 +37,9 @@ an outage may be noticed; one small request in that time is nothing to the servi
 PROBES_PER_DEADLINE = 4
 """At least so many probes in an ack deadline; see above."""
 
+PATIENCE = 4.0
+"""RESOURCE_EXHAUSTED stretches the intervals by this: the quota of a whole project is shared."""
+
 FORGET_S = 60.0
 """When nobody has wanted to call for this long, old failures say nothing of now."""
 
@@ -71,7 +74,7 @@ class Breaker:
         self.opened = 0
         """How often it has opened."""
         self._rng = rng
-        self._probe_last_s = min(PROBE_LAST_S, deadline_s / PROBES_PER_DEADLINE)
+        self._deadline_s = deadline_s
         self._probes = 0
         self._probe_at = 0.0
         self._asked_at = 0.0
@@ -113,10 +116,10 @@ class Breaker:
         outage = Outage(now, 1, code, words) if last is None else Outage(last.since, last.failures + 1, code, words)
         self.outage = outage
         if self.state is State.HALF_OPEN:
-            self._open(now)
+            self._open(now, code)
         elif self.state is State.CLOSED and outage.failures >= OPEN_AFTER and now - outage.since >= OPEN_AFTER_S:
             self.opened += 1
-            self._open(now)
+            self._open(now, code)
             return True
         return False
 
@@ -130,8 +133,10 @@ class Breaker:
         if self.state is not State.HALF_OPEN and now - self._asked_at >= FORGET_S:
             self.worked()
 
-    def _open(self, now: float) -> None:
+    def _open(self, now: float, code: str) -> None:
         self.state = State.OPEN
-        longest_s = min(self._probe_last_s, PROBE_FIRST_S * 2 ** min(self._probes, 16))
+        scale = PATIENCE if code == "RESOURCE_EXHAUSTED" else 1.0
+        longest_s = min(PROBE_LAST_S, PROBE_FIRST_S * 2 ** min(self._probes, 16)) * scale
+        longest_s = min(longest_s, self._deadline_s / PROBES_PER_DEADLINE)
         self._probe_at = now + self._rng.uniform(longest_s / 2, longest_s)
         self._probes += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -30,18 +32,20 @@ class Attempts:
         """Message IDs."""
         return len(self._hashes)
 
-    def came_back(self, message_ids: pa.Array, now: float) -> None:
-        """One more delivery of these (a string array) was in vain."""
-        fresh = self._times > now - KEEP_S
-        hashes = np.concatenate((self._hashes[fresh], hashes_of(message_ids)))
-        counts = np.concatenate((self._counts[fresh], np.ones(len(message_ids), np.int32)))
-        times = np.concatenate((self._times[fresh], np.full(len(message_ids), now)))
-        unique, where = np.unique(hashes, return_inverse=True)
-        summed = np.bincount(where, counts, len(unique)).astype(np.int32)
-        newest = np.zeros(len(unique))
-        np.maximum.at(newest, where, times)
-        keep = np.sort(np.argsort(newest, kind="stable")[-KEEP_ROWS:])
-        self._hashes, self._counts, self._times = unique[keep], summed[keep], newest[keep]
+    def came_back(self, message_ids: Sequence[pa.Array], now: float) -> None:
+        """One more delivery of these (string arrays) was in vain. A quarter of a microsecond each."""
+        fresh, new = self._times > now - KEEP_S, [hashes_of(ids) for ids in message_ids]
+        rows = sum(len(hashes) for hashes in new)
+        counts = np.concatenate((np.ones(rows, np.int32), self._counts[fresh]))
+        times = np.concatenate((np.full(rows, now), self._times[fresh]))
+        # The new ones come first, and so does the time of the first one of each.
+        self._hashes, first, where = np.unique(
+            np.concatenate((*new, self._hashes[fresh])), return_index=True, return_inverse=True
+        )
+        self._counts, self._times = np.bincount(where, counts, len(first)).astype(np.int32), times[first]
+        if len(first) > KEEP_ROWS:
+            keep = np.sort(np.argpartition(self._times, -KEEP_ROWS)[-KEEP_ROWS:])
+            self._hashes, self._counts, self._times = self._hashes[keep], self._counts[keep], self._times[keep]
 
     def counts(self, message_ids: pa.Array, now: float) -> np.ndarray:
         """How many deliveries of each were in vain (int32, row by row)."""

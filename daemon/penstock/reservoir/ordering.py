@@ -35,6 +35,10 @@ def hashes_of(texts: pa.Array) -> np.ndarray:
     data = texts.buffers()[2]
     octets = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
     octets = octets[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
+    length = int(lengths[0]) if len(lengths) else 0
+    if 0 < length <= _POSITIONS and (lengths == length).all():  # as message IDs mostly: five times as fast
+        alike: np.ndarray = octets.reshape(-1, length) @ _WORDS[:length]
+        return alike
     positions = np.arange(len(octets)) - np.repeat(offsets[:-1] - offsets[0], lengths)
     running = np.concatenate(([np.uint64(0)], np.cumsum(octets * _WORDS[positions % _POSITIONS], dtype=np.uint64)))
     edges = offsets - offsets[0]

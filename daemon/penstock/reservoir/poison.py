@@ -67,8 +67,7 @@ class DeadLetters:
     def came_back(self, chunks: Iterable[Chunk], now: float) -> None:
         """Chunks that a reader had are given back: one more delivery in vain."""
         if self._sink is not None:
-            for chunk in chunks:
-                self._attempts.came_back(chunk.rows.column("message_id"), now)
+            self._attempts.came_back([chunk.rows.column("message_id") for chunk in chunks], now)
 
     def release_all(self) -> None:
         """Give back what is not confirmed. A letter that is published all the same comes a second time later."""
