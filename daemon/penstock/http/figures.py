@@ -55,6 +55,7 @@ _FIGURES = (
     _Figure("recovered_messages", "Messages found in storage at the start", ("recovered",), counts=True),
     _Figure("dead_letters_pending", "Dead letters that are not confirmed yet", ("dead_letters_pending",)),
     _Figure("unaccounted_messages", "Anything but 0 is a defect: see `status`", ("accounting", "unaccounted")),
+    _Figure("renewed_messages", "Redeliveries of held messages, which got the new ack ID", ("renewed",), counts=True),
     _Figure("pull_responses", "Responses received", ("pull", "responses"), counts=True),
     _Figure("pull_reconnects", "Pull streams opened again", ("pull", "reconnects"), counts=True),
     _Figure("ack_requests", "Acknowledge and ModifyAckDeadline requests", ("acks", "requests"), counts=True),

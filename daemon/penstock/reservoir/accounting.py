@@ -16,6 +16,9 @@ class Ledger:
 
     A response that cannot be decoded has no messages that could be counted: they were never received here, nothing
     acknowledges them, and the service delivers them again. Such responses are counted apart, by the pull streams.
+
+    `known` and `renewed` are deliveries that made no row: of what was committed, acknowledged once more, and of what is
+    held, whose ack ID they renewed.
     """
 
     received: int = 0
@@ -25,6 +28,7 @@ class Ledger:
     released: int = 0
     lapsed: int = 0
     known: int = 0
+    renewed: int = 0
     dead_lettered: int = 0
 
     def accounting(self, *, buffered: int, in_batches: int, dead_letters_pending: int) -> Accounting:
@@ -38,6 +42,7 @@ class Ledger:
             "released": self.released,
             "lapsed": self.lapsed,
             "known": self.known,
+            "renewed": self.renewed,
             "dead_lettered": self.dead_lettered,
         }
         return Accounting(

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.reservoir.budget import Allocation, Share
+from penstock.reservoir.id_table import SLOT_BYTES, Seat
 from penstock.reservoir.ordering import buckets_of
 
 
@@ -13,7 +14,8 @@ class Chunk:
     """Rows with their ack IDs, one lease, and the budget's claims on both.
 
     `rows` has `contract.ROWS_SCHEMA`; `ack_ids` is a string array, row by row. `buckets` (uint8, row by row) is there
-    on subscriptions with ordering only. `unsealed` is the queue's mark.
+    on subscriptions with ordering only. `unsealed` is the queue's mark; `committed` says that acks are on their way;
+    `seat` is where its message IDs are found.
     """
 
     __slots__ = (
@@ -21,11 +23,13 @@ class Chunk:
         "_claims",
         "ack_ids",
         "buckets",
+        "committed",
         "lease",
         "publish_range_us",
         "received_at",
         "rows",
         "rows_bytes",
+        "seat",
         "unsealed",
     )
 
@@ -35,8 +39,9 @@ class Chunk:
         ack_ids: pa.Array,
         *,
         received_at: float,
-        claims: tuple[Allocation, Allocation],
+        claims: tuple[Allocation, ...],
         buckets: np.ndarray | None = None,
+        seat: Seat | None = None,
     ) -> None:
         self.rows = rows
         self.ack_ids = ack_ids
@@ -46,6 +51,8 @@ class Chunk:
         self.publish_range_us = _publish_range_us(rows)
         self.lease: Lease | None = None
         self.unsealed = False
+        self.committed = False
+        self.seat = seat
         self._claims = claims
 
     @classmethod
@@ -56,7 +63,8 @@ class Chunk:
 
         Counted by the buffers' full size, since the decoder allocates outside Arrow's memory pools.
         """
-        claims = (share.claim(rows.get_total_buffer_size()), share.claim(ack_ids.get_total_buffer_size()))
+        ids_bytes = ack_ids.get_total_buffer_size() + SLOT_BYTES * len(ack_ids)
+        claims = (share.claim(rows.get_total_buffer_size()), share.claim(ids_bytes))
         buckets = buckets_of(rows.column("ordering_key")) if ordered else None
         return cls(rows, ack_ids, received_at=received_at, claims=claims, buckets=buckets)
 
@@ -75,10 +83,22 @@ class Chunk:
 
     def shed(self, share: Share) -> None:
         """Drop all that an acknowledgement does not need: its rows are committed, nobody reads them again."""
-        message_ids = self.rows.select(["message_id"])
-        self._claims = (share.claim(message_ids.get_total_buffer_size()), self._claims[1])
-        self.rows = message_ids
+        kept = self.rows.select(["message_id", "publish_time"])
+        self._claims = (share.claim(kept.get_total_buffer_size()), *self._claims[1:])
+        self.rows = kept
         self.buckets = None
+        self.committed = True
+
+    def renew(self, rows: np.ndarray, ack_ids: pa.Array, share: Share) -> None:
+        """Messages of these rows were delivered again with these ack IDs; of several for a row the last one counts.
+
+        The rows stay as they are, and so does whatever was made of the old ack IDs. The array of those is claimed on:
+        it shares a block of memory with the message IDs.
+        """
+        newest = np.arange(len(self))
+        newest[rows] = len(self) + np.arange(len(rows))
+        self.ack_ids = pa.concat_arrays([self.ack_ids, ack_ids]).take(pa.array(newest))
+        self._claims = (*self._claims[:2], share.claim(self.ack_ids.get_total_buffer_size()))
 
     def cut(self, rows: int) -> tuple[Chunk, Chunk]:
         """The first `rows` rows and the rest, sharing buffers and claims. The lease stays with neither."""
@@ -86,16 +106,18 @@ class Chunk:
 
     def _part(self, start: int, rows: int) -> Chunk:
         buckets = None if self.buckets is None else self.buckets[start : start + rows]
+        seat = None if self.seat is None else self.seat.part(slice(start, start + rows))
         part = self.rows.slice(start, rows)
         ack_ids = self.ack_ids.slice(start, rows)
-        return Chunk(part, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets)
+        return Chunk(part, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets, seat=seat)
 
     def filtered(self, keep: np.ndarray) -> Chunk:
         """The rows where `keep` (bool, row by row) holds. Still claims the whole: the rest is about to go."""
         assert self.buckets is not None, "only ordered subscriptions pick rows"
         mask = pa.array(keep)
+        seat = None if self.seat is None else self.seat.part(keep)
         rows, ack_ids, buckets = self.rows.filter(mask), self.ack_ids.filter(mask), self.buckets[keep]
-        return Chunk(rows, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets)
+        return Chunk(rows, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets, seat=seat)
 
 
 class Lease:

@@ -10,6 +10,8 @@ import pyarrow as pa
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk, Lease
+from penstock.reservoir.held import HeldIds, Match, single
+from penstock.reservoir.id_table import Hashes, hashes_of
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Extend, Lapse, Leases
 from penstock.reservoir.ordering import BUCKETS
@@ -35,6 +37,7 @@ class Holdings:
         self.queue = ChunkQueue()
         self.ledger = Ledger()
         self.remembered = RememberedIds()
+        self.held = HeldIds(share)
         self.ordered = ordered
         self._acks = acks
         self._share = share
@@ -48,11 +51,12 @@ class Holdings:
             ledger=self.ledger,
             remembered=self.remembered,
         )
+        self._lapsed_early = 0
 
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float, *, receipt: bool) -> None:
-        """Take one decoded chunk in; rows that were committed before are acknowledged again and dropped.
+        """Take one decoded chunk in: only what is new makes rows.
 
-        `receipt`: the service wants to hear that it was received, by an extension of its lease.
+        What was committed before is acknowledged again and dropped; what is held gets the new ack ID. `receipt`: the service wants to hear that it was received, by an extension of its lease.
         """
         self.ledger.received += rows.num_rows
         known = self.remembered.known(rows.column("message_id"), now)
@@ -61,10 +65,29 @@ class Holdings:
             self._acks.acknowledge([ack_ids.filter(pa.array(known))], _ignore)
             keep = pa.array(~known)
             rows, ack_ids = rows.filter(keep), ack_ids.filter(keep)
+        if rows.num_rows == 0:
+            return
+        hashes = hashes_of(rows.column("message_id"))
+        if matches := self._find(rows, hashes, now):
+            keep = pa.array(self._take_again(matches, ack_ids, now, receipt=receipt))
+            rows, ack_ids = rows.filter(keep), ack_ids.filter(keep)
+            if rows.num_rows == 0:
+                return
+            hashes = hashes_of(rows.column("message_id"))
+        # After what is held: a redelivery of a row in a batch is no dead letter, the row is on its way.
+        arrived = rows.num_rows
         rows, ack_ids = self.dead_letters.pick(rows, ack_ids, now, receipt=receipt)
         if rows.num_rows == 0:
             return
+        if rows.num_rows < arrived:
+            hashes = hashes_of(rows.column("message_id"))
         chunk = Chunk.decoded(rows, ack_ids, received_at=now, share=self._share, ordered=self.ordered)
+        if not self.held.add(chunk, hashes):
+            several = rows.num_rows
+            rows, ack_ids = single(rows, ack_ids)
+            self.ledger.renewed += several - rows.num_rows
+            chunk = Chunk.decoded(rows, ack_ids, received_at=now, share=self._share, ordered=self.ordered)
+            self.held.add(chunk, hashes_of(rows.column("message_id")), distinct=True)
         self._leases.hold(chunk, now + self._leases.deadline_s, receipt=receipt)
         self.queue.append(chunk)
 
@@ -80,7 +103,7 @@ class Holdings:
         chunks, cut = self.queue.take(max_rows, max_bytes)
         if cut is not None:
             whole, parts = cut
-            self._replace_leases([whole], parts)
+            self._replace(whole, parts)
         return chunks
 
     def put_back(self, chunks: Sequence[Chunk]) -> None:
@@ -100,7 +123,7 @@ class Holdings:
                     self.remembered.remember(chunk.rows.column(0), now)
             self.ledger.acknowledged += outcome.confirmed
             self.ledger.acks_lost += outcome.lost
-            _end(chunks)
+            self._end(chunks)
             done()
 
         self._acks.acknowledge([chunk.ack_ids for chunk in chunks], settled)
@@ -111,7 +134,7 @@ class Holdings:
             return
         self._acks.release([chunk.ack_ids for chunk in chunks])
         self.ledger.released += _rows(chunks)
-        _end(chunks)
+        self._end(chunks)
         self._expel_followers(chunks)
 
     def release_unsealed(self) -> None:
@@ -122,7 +145,7 @@ class Holdings:
         """Drop unsealed chunks whose deadline ran out: Pub/Sub delivers them again. Returns the rows dropped."""
         dropped = self.queue.remove(chunks)
         self.ledger.lapsed += _rows(dropped)
-        _end(dropped)
+        self._end(dropped)
         self._expel_followers(dropped)
         return _rows(dropped)
 
@@ -132,7 +155,7 @@ class Holdings:
 
     def keep_leases(self, now: float, clock: Callable[[], float]) -> int:
         """Extend what is due and drop what has lapsed. Returns the rows dropped."""
-        dropped = 0
+        dropped, self._lapsed_early = self._lapsed_early, 0
         for work in self._leases.due(now, lambda chunk: chunk.unsealed):
             if isinstance(work, Lapse):
                 dropped += self.lapse(work.chunks)
@@ -160,16 +183,70 @@ class Holdings:
 
         self._acks.extend([lease.chunk.ack_ids], settled)
 
-    def _replace_leases(self, old: Sequence[Chunk], new: Sequence[Chunk]) -> None:
-        """`new` hold the messages of `old` now: the shortest deadline counts."""
-        leases = [chunk.lease for chunk in old if chunk.lease is not None]
-        until, lapsed = min(lease.until for lease in leases), any(lease.lapsed for lease in leases)
-        receipt = any(lease.receipt for lease in leases)
-        _end(old)
-        for chunk in new:
-            self._leases.hold(chunk, until, receipt=receipt)
-            assert chunk.lease is not None
-            chunk.lease.lapsed = lapsed
+    def _find(self, rows: pa.RecordBatch, hashes: Hashes, now: float) -> list[Match]:
+        """Which of these rows are held.
+
+        Not in unsealed chunks whose deadline is over, which are dropped first, as the next `keep_leases` would do: to
+        renew one of their rows would leave it without a lease and without a place.
+        """
+        matches = self.held.find(rows, hashes)
+        over = [
+            m.chunk for m in matches if m.chunk.unsealed and m.chunk.lease is not None and m.chunk.lease.until <= now
+        ]
+        if not over:
+            return matches
+        self._lapsed_early += self.lapse(over)
+        return self.held.find(rows, hashes)
+
+    def _take_again(self, matches: Sequence[Match], ack_ids: pa.Array, now: float, *, receipt: bool) -> np.ndarray:
+        """Settle a redelivery of what is held; which rows of it (bool) are new."""
+        new = np.ones(len(ack_ids), bool)
+        for match in matches:
+            new[match.asked] = False
+            again = ack_ids.take(pa.array(match.asked))
+            if match.chunk.committed:
+                self.ledger.known += len(again)
+                self._acks.acknowledge([again], _ignore)
+            else:
+                self.ledger.renewed += len(again)
+                match.chunk.renew(match.held, again, self._share)
+                self._renew_lease(match, now, receipt=receipt)
+        return new
+
+    def _renew_lease(self, match: Match, now: float, *, receipt: bool) -> None:
+        """The rows that were delivered again have a deadline of their own, but a chunk has one lease.
+
+        It is the earliest of its rows' deadlines: a later one would let the others run out unseen. So it starts anew
+        only when every row of the chunk came again. Of a part, the old deadline counts: it is never later than the new
+        one, which began at a later time. The next extension is for the new ack IDs and for the others, and makes them
+        all equal again. One that is on its way has the old IDs still: a confirmation of it is a promise from before the
+        redelivery, so less than the new one; on exactly-once subscriptions the old IDs are refused as over for good,
+        which counts neither for nor against the others. Where receipts are wanted the chunk is due at once, and the
+        answer to what is on its way is not waited for.
+        """
+        chunk = match.chunk
+        assert chunk.lease is not None
+        whole = len(np.unique(match.held)) == len(chunk)
+        if not whole and not receipt:
+            return
+        until = now + self._leases.deadline_s if whole else chunk.lease.until
+        lapsed = chunk.lease.lapsed and not whole
+        chunk.lease.end()
+        self._hold(chunk, until, receipt=receipt, lapsed=lapsed)
+
+    def _hold(self, chunk: Chunk, until: float, *, receipt: bool, lapsed: bool) -> None:
+        self._leases.hold(chunk, until, receipt=receipt)
+        assert chunk.lease is not None
+        chunk.lease.lapsed = lapsed
+
+    def _replace(self, whole: Chunk, parts: Sequence[Chunk]) -> None:
+        """`parts` hold the messages of a chunk now, and have its lease each."""
+        lease = whole.lease
+        assert lease is not None
+        lease.end()
+        self.held.replace(whole, parts)
+        for part in parts:
+            self._hold(part, lease.until, receipt=lease.receipt, lapsed=lease.lapsed)
 
     def _expel_followers(self, gone: Sequence[Chunk]) -> None:
         if not self.ordered or not gone or not len(self.queue):
@@ -178,23 +255,24 @@ class Holdings:
         for chunk in gone:
             buckets[chunk.buckets] = True
         out, replaced = self.queue.expel(buckets)
-        for whole, rest in replaced:
+        for part, (whole, rest) in zip(out, replaced, strict=True):
             if rest is not None:
-                self._replace_leases([whole], [rest])
+                self._replace(whole, [rest, part])
         if out:
             self._acks.release([chunk.ack_ids for chunk in out])
             self.ledger.released += _rows(out)
-            _end(out)
+            self._end(out)
+
+    def _end(self, chunks: Sequence[Chunk]) -> None:
+        """All that is known of chunks that are settled goes with them."""
+        self.held.drop(chunks)
+        for chunk in chunks:
+            if chunk.lease is not None:
+                chunk.lease.end()
 
 
 def _rows(chunks: Iterable[Chunk]) -> int:
     return sum(len(chunk) for chunk in chunks)
-
-
-def _end(chunks: Iterable[Chunk]) -> None:
-    for chunk in chunks:
-        if chunk.lease is not None:
-            chunk.lease.end()
 
 
 def _ignore(_outcome: AckOutcome) -> None:

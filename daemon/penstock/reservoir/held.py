@@ -1,0 +1,216 @@
+"""Which messages are held (unsealed, sealed, or with acks on their way), so that a redelivery is found by its ID."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.reservoir.budget import Share
+from penstock.reservoir.chunk import Chunk
+from penstock.reservoir.id_table import Hashes, IdTable, Rows, Seat, TableFull, hashes_of
+
+LEAST_ROWS = 1 << 13
+"""Room of the smallest table, which takes 128 KiB."""
+
+SHRINK = 16
+"""A table that is full is followed by one twice as large, one that is filled to less than a sixteenth by a smaller one.
+With `id_table.FILL` that makes 20 to 36 bytes for a message of many, and half as much again while they change."""
+
+MOVES = 4
+"""While tables change, so many times the rows of a new chunk move on with it: the last one has moved long before the
+new table is full, and no call moves them all."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Rows that are held already: `held` are their rows in `chunk`, `asked` their rows in what was asked for."""
+
+    chunk: Chunk
+    held: Rows
+    asked: Rows
+
+
+class HeldIds:
+    """The IDs of all rows of a subscription's chunks. Entries leave with their chunk; without any there is no table.
+
+    A message without an ID is never found.
+    """
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._tables: list[_Numbered] = []
+        """The last one takes new chunks; those before it are being left."""
+
+    def __len__(self) -> int:
+        """Rows."""
+        return sum(table.ids.rows for table in self._tables)
+
+    def __repr__(self) -> str:
+        """Such as `<HeldIds [<IdTable 1000 of 8192 rows>]>`."""
+        return f"<HeldIds {[table.ids for table in self._tables]}>"
+
+    def find(self, rows: pa.RecordBatch, hashes: Hashes) -> list[Match]:
+        """Which of these rows are held, by chunk: those with the same message ID and publish time.
+
+        The time is compared because test servers number their messages from 1 again when they are restarted.
+        """
+        matches = [match for table in self._tables for match in table.suspects(hashes)]
+        verified = [_verified(match, rows) for match in matches]
+        return [match for match in verified if len(match.asked)]
+
+    def add(self, chunk: Chunk, hashes: Hashes, *, distinct: bool = False) -> bool:
+        """Hold a chunk, none of whose rows is held yet.
+
+        False, and nothing done, if it seems to hold a message twice; with `distinct` the caller has made sure.
+        """
+        self._adapt(len(hashes))
+        while True:
+            try:
+                done = self._tables[-1].add(chunk, hashes, distinct=distinct)
+                break
+            except TableFull:
+                self._open(2 * self._tables[-1].ids.capacity)
+        self._move_on(MOVES * len(hashes))
+        return done
+
+    def replace(self, whole: Chunk, parts: Iterable[Chunk]) -> None:
+        """`parts` of a chunk hold its rows from now on, each row one of them."""
+        if whole.seat is not None:
+            self._table(whole).replace(whole, parts)
+
+    def drop(self, chunks: Iterable[Chunk]) -> None:
+        """These chunks end: none of their rows is held any more."""
+        for chunk in chunks:
+            if chunk.seat is not None:
+                self._table(chunk).remove(chunk)
+        if not all(table.chunks for table in self._tables):
+            # A smaller one is opened by `add`; the one that is left stays while it is needed.
+            self._tables = [table for table in self._tables if table.chunks]
+
+    def _table(self, chunk: Chunk) -> _Numbered:
+        return next(table for table in self._tables if chunk.seat is not None and table.ids is chunk.seat.table)
+
+    def _adapt(self, more: int) -> None:
+        """Make sure of a table that fits what is held and `more` rows."""
+        rows = len(self) + more
+        if not self._tables:
+            self._open(rows)
+            return
+        capacity = self._tables[-1].ids.capacity
+        if rows > capacity or (rows * SHRINK < capacity > LEAST_ROWS and len(self._tables) == 1):
+            self._open(2 * rows)
+
+    def _open(self, rows: int) -> None:
+        self._tables.append(_Numbered(IdTable(max(rows, LEAST_ROWS), self._share)))
+
+    def _move_on(self, rows: int) -> None:
+        """Move about so many rows out of the oldest table."""
+        while rows > 0 and len(self._tables) > 1:
+            chunk = self._tables[0].oldest()
+            rows -= len(chunk)
+            hashes = hashes_of(chunk.rows.column("message_id"))
+            self._tables[0].remove(chunk)
+            self._tables = [table for table in self._tables if table.chunks or table is self._tables[-1]]
+            try:
+                self._tables[-1].add(chunk, hashes, distinct=True)
+            except TableFull:
+                self._open(2 * self._tables[-1].ids.capacity)
+                self._tables[-1].add(chunk, hashes, distinct=True)
+
+
+class _Numbered:
+    """A table, and the chunks in it by number."""
+
+    def __init__(self, ids: IdTable) -> None:
+        self.ids = ids
+        self.chunks: dict[int, Chunk] = {}
+        self._free: list[int] = []
+
+    def oldest(self) -> Chunk:
+        """The one that has been here for longest."""
+        return next(iter(self.chunks.values()))
+
+    def suspects(self, hashes: Hashes) -> Iterator[Match]:
+        """Rows whose hash is here, by chunk; few are of another message."""
+        rows, slots = self.ids.find(hashes)
+        if not len(rows):
+            return
+        owners = self.ids.owners(slots)
+        for owner in np.unique(owners).tolist():
+            chunk = self.chunks[owner]
+            assert chunk.seat is not None
+            mine = owners == owner
+            order = np.argsort(chunk.seat.slots)
+            held = order[np.searchsorted(chunk.seat.slots, slots[mine], sorter=order)]
+            yield Match(chunk, held, rows[mine])
+
+    def add(self, chunk: Chunk, hashes: Hashes, *, distinct: bool) -> bool:
+        """See `HeldIds.add`. Raises `TableFull`."""
+        slots = self.ids.insert(hashes, distinct=distinct)
+        if slots is None:
+            return False
+        self._seat(chunk, Seat(self.ids, -1, slots))
+        return True
+
+    def replace(self, whole: Chunk, parts: Iterable[Chunk]) -> None:
+        """See `HeldIds.replace`."""
+        self._unseat(whole)
+        for part in parts:
+            assert part.seat is not None
+            self._seat(part, part.seat)
+
+    def remove(self, chunk: Chunk) -> None:
+        """Take its rows out."""
+        self.ids.remove(self._unseat(chunk).slots)
+
+    def _seat(self, chunk: Chunk, seat: Seat) -> None:
+        number = self._free.pop() if self._free else len(self.chunks)
+        self.chunks[number] = chunk
+        self.ids.assign(seat.slots, number)
+        chunk.seat = Seat(self.ids, number, seat.slots)
+
+    def _unseat(self, chunk: Chunk) -> Seat:
+        seat, chunk.seat = chunk.seat, None
+        assert seat is not None
+        del self.chunks[seat.number]
+        self._free.append(seat.number)
+        return seat
+
+
+def single(rows: pa.RecordBatch, ack_ids: pa.Array) -> tuple[pa.RecordBatch, pa.Array]:
+    """Each message once: in the place of its first delivery, with the ack ID of the last. All that have no ID."""
+    message_ids = rows.column("message_id")
+    numbers = message_ids.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+    first, last = _edges(numbers)
+    unnamed = pc.equal(pc.fill_null(pc.binary_length(message_ids), 0), 0).to_numpy(zero_copy_only=False)
+    positions = np.arange(len(numbers))
+    keep = (first == positions) | unnamed
+    newest = np.where(unnamed, positions, last)[keep]
+    return rows.filter(pa.array(keep)), ack_ids.take(pa.array(newest))
+
+
+def _edges(numbers: Rows) -> tuple[Rows, Rows]:
+    """For each row the first and the last row with the same number."""
+    positions = np.arange(len(numbers))
+    first, last = np.empty_like(positions), np.empty_like(positions)
+    first[numbers[::-1]] = positions[::-1]
+    last[numbers] = positions
+    return first[numbers], last[numbers]
+
+
+def _verified(match: Match, rows: pa.RecordBatch) -> Match:
+    """Those that are the same message in truth."""
+    held, asked = (batch.take(pa.array(of)) for batch, of in ((match.chunk.rows, match.held), (rows, match.asked)))
+    same = _equal(held, asked, "message_id") & _equal(held, asked, "publish_time")
+    return Match(match.chunk, match.held[same], match.asked[same])
+
+
+def _equal(left: pa.RecordBatch, right: pa.RecordBatch, name: str) -> np.ndarray:
+    equal: np.ndarray = pc.fill_null(pc.equal(left.column(name), right.column(name)), True).to_numpy(
+        zero_copy_only=False
+    )
+    return equal
