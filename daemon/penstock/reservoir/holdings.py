@@ -56,7 +56,9 @@ class Holdings:
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float, *, receipt: bool) -> None:
         """Take one decoded chunk in: only what is new makes rows.
 
-        What was committed before is acknowledged again and dropped; what is held gets the new ack ID. `receipt`: the service wants to hear that it was received, by an extension of its lease.
+        What was committed before is acknowledged again and dropped; what is held gets the new ack ID.
+
+        `receipt`: the service wants to hear that it was received, by an extension of its lease.
         """
         self.ledger.received += rows.num_rows
         known = self.remembered.known(rows.column("message_id"), now)
