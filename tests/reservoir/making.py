@@ -84,6 +84,20 @@ def messages(
     return pa.RecordBatch.from_arrays(columns, schema=ROWS_SCHEMA), pa.array([f"a{n}" for n in numbers], pa.string())
 
 
+def again(
+    numbers: Sequence[int], attempt: int = 2, *, keys: Sequence[str | None] = (None,)
+) -> tuple[pa.RecordBatch, pa.Array]:
+    """Rows and ack IDs of a later delivery of some messages, in that order; the ack ID of message 7 is `a7.2`."""
+    rows = [messages(number, 1, keys=keys)[0] for number in numbers]
+    ack_ids = pa.array([f"a{number}.{attempt}" for number in numbers], pa.string())
+    return pa.concat_batches(rows), ack_ids
+
+
+def number_of(ack_id: str) -> int:
+    """The message of an ack ID, of whichever delivery."""
+    return int(ack_id[1:].partition(".")[0])
+
+
 @dataclass
 class Bench:
     """A reservoir with one subscription, and everything around it in the test's hands."""
@@ -128,6 +142,10 @@ class Bench:
         self.subscription.receive(rows, ack_ids, self.clock())
         ids: list[str] = rows.column("message_id").to_pylist()
         return ids
+
+    def deliver_again(self, numbers: Sequence[int], attempt: int = 2, *, keys: Sequence[str | None] = (None,)) -> None:
+        """Receive messages that were delivered before, with ack IDs such as `a7.2`."""
+        self.subscription.receive(*again(numbers, attempt, keys=keys), self.clock())
 
     def pass_time(self, seconds: float, *, step_s: float = 1.0) -> None:
         """Let the clock run with ticks, as a live daemon sees it."""

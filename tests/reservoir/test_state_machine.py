@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.reservoir.making import CONSUMER, Bench
+from tests.reservoir.making import CONSUMER, Bench, number_of
 
 from penstock.contract import PROTOCOL_VERSION, Reader
 from penstock.contract.actions import FinishedEpoch
@@ -26,6 +26,7 @@ class ReservoirMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.generation = 0
+        self.attempt = 1
         self.offset_log: dict[int, dict[str, str]] = {}
         self.finished: set[int] = set()
         self.read_by_finished: set[str] = set()
@@ -126,6 +127,32 @@ class ReservoirMachine(RuleBasedStateMachine):
     def deliver(self, count: int) -> None:
         self.bench.deliver(count, keys=KEYS)
 
+    @rule(data=st.data(), most=st.sampled_from([1, 5, 60]))
+    def deliver_again(self, data: st.DataObject, most: int) -> None:
+        """Some of what was delivered before, held or not, in any order, perhaps twice at once."""
+        if self.bench.next_message:
+            number = st.integers(0, self.bench.next_message - 1)
+            self.attempt += 1
+            numbers = data.draw(st.lists(number, min_size=1, max_size=most))
+            self.bench.deliver_again(numbers, self.attempt, keys=KEYS)
+
+    @rule(data=st.data())
+    def deliver_a_batch_again(self, data: st.DataObject) -> None:
+        """All that one batch holds, or the end of it and what follows: as after a deadline that ran out."""
+        chunks = [chunk for batch in self.subscription.batches for chunk in batch.chunks]
+        chunks += list(self.subscription._holdings.queue)
+        if chunks:
+            first = data.draw(st.integers(0, len(chunks) - 1))
+            ids = [text for chunk in chunks[first : first + 2] for text in chunk.rows.column("message_id").to_pylist()]
+            self.attempt += 1
+            renewed = self.subscription.ledger.renewed
+            held = self.subscription.backlog().rows + sum(batch.rows for batch in self.subscription.batches)
+            lapsed = self.subscription.ledger.lapsed
+            self.bench.deliver_again([int(text[1:]) for text in ids], self.attempt, keys=KEYS)
+            if self.subscription.ledger.lapsed == lapsed:
+                assert self.subscription.ledger.renewed == renewed + len(ids)
+                assert held == self.subscription.backlog().rows + sum(b.rows for b in self.subscription.batches)
+
     @rule(lost=st.booleans())
     def answer_acks(self, *, lost: bool) -> None:
         self.bench.acks.confirm(lost=lost)
@@ -155,14 +182,25 @@ class ReservoirMachine(RuleBasedStateMachine):
     def acknowledged_messages_were_read(self) -> None:
         if not hasattr(self, "bench"):
             return
-        acknowledged = {"m" + ack_id[1:] for ack_id in self.bench.acks.acknowledged}
-        redelivered_later = {"m" + a[1:] for ids, _ in self.bench.acks.pending for a in ids}
+        acknowledged = {f"m{number_of(ack_id)}" for ack_id in self.bench.acks.acknowledged}
+        redelivered_later = {f"m{number_of(a)}" for ids, _ in self.bench.acks.pending for a in ids}
         assert acknowledged | redelivered_later <= self.read_by_finished, "acknowledged without having been read"
 
     @invariant()
     def every_message_is_in_one_place(self) -> None:
         if hasattr(self, "bench"):
             assert self.subscription.unaccounted() == 0
+
+    @invariant()
+    def a_message_is_held_once(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        holdings = self.subscription._holdings
+        chunks = [chunk for batch in self.subscription.batches for chunk in batch.chunks] + list(holdings.queue)
+        ids = [text for chunk in chunks for text in chunk.rows.column("message_id").to_pylist()]
+        assert len(set(ids)) == len(ids), "a redelivery became a second row"
+        pending = sum(batch.rows for batch in self.subscription.batches if not batch.chunks)
+        assert len(holdings.held) == len(ids) + pending
 
     def teardown(self) -> None:
         """When the consumer ends and acks are answered, nothing is held: no chunk, no byte of the budget."""

@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 
 from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk
-from penstock.reservoir.id_table import Hashes, IdTable, Rows, Seat, TableFull, hashes_of
+from penstock.reservoir.id_table import Hashes, IdTable, Rows, Seat, hashes_of
 
-LEAST_ROWS = 1 << 13
-"""Room of the smallest table, which takes 128 KiB."""
+LEAST_ROWS = 1 << 14
+"""Room of the smallest table, which takes 256 KiB."""
 
 SHRINK = 16
 """A table that is full is followed by one twice as large, one that is filled to less than a sixteenth by a smaller one.
 With `id_table.FILL` that makes 20 to 36 bytes for a message of many, and half as much again while they change."""
 
-MOVES = 4
+MOVES = 2
 """While tables change, so many times the rows of a new chunk move on with it: the last one has moved long before the
 new table is full, and no call moves them all."""
 
@@ -68,12 +68,7 @@ class HeldIds:
         False, and nothing done, if it seems to hold a message twice; with `distinct` the caller has made sure.
         """
         self._adapt(len(hashes))
-        while True:
-            try:
-                done = self._tables[-1].add(chunk, hashes, distinct=distinct)
-                break
-            except TableFull:
-                self._open(2 * self._tables[-1].ids.capacity)
+        done = self._tables[-1].add(chunk, hashes, distinct=distinct)
         self._move_on(MOVES * len(hashes))
         return done
 
@@ -115,11 +110,7 @@ class HeldIds:
             hashes = hashes_of(chunk.rows.column("message_id"))
             self._tables[0].remove(chunk)
             self._tables = [table for table in self._tables if table.chunks or table is self._tables[-1]]
-            try:
-                self._tables[-1].add(chunk, hashes, distinct=True)
-            except TableFull:
-                self._open(2 * self._tables[-1].ids.capacity)
-                self._tables[-1].add(chunk, hashes, distinct=True)
+            self._tables[-1].add(chunk, hashes, distinct=True)
 
 
 class _Numbered:
@@ -149,7 +140,7 @@ class _Numbered:
             yield Match(chunk, held, rows[mine])
 
     def add(self, chunk: Chunk, hashes: Hashes, *, distinct: bool) -> bool:
-        """See `HeldIds.add`. Raises `TableFull`."""
+        """See `HeldIds.add`."""
         slots = self.ids.insert(hashes, distinct=distinct)
         if slots is None:
             return False
@@ -204,13 +195,9 @@ def _edges(numbers: Rows) -> tuple[Rows, Rows]:
 
 def _verified(match: Match, rows: pa.RecordBatch) -> Match:
     """Those that are the same message in truth."""
-    held, asked = (batch.take(pa.array(of)) for batch, of in ((match.chunk.rows, match.held), (rows, match.asked)))
-    same = _equal(held, asked, "message_id") & _equal(held, asked, "publish_time")
+    held, asked = pa.array(match.held), pa.array(match.asked)
+    same = np.ones(len(held), bool)
+    for name in ("message_id", "publish_time"):
+        equal = pc.equal(match.chunk.rows.column(name).take(held), rows.column(name).take(asked))
+        same &= equal.fill_null(True).to_numpy(zero_copy_only=False)
     return Match(match.chunk, match.held[same], match.asked[same])
-
-
-def _equal(left: pa.RecordBatch, right: pa.RecordBatch, name: str) -> np.ndarray:
-    equal: np.ndarray = pc.fill_null(pc.equal(left.column(name), right.column(name)), True).to_numpy(
-        zero_copy_only=False
-    )
-    return equal

@@ -2,12 +2,13 @@
 
 Buckets of 16 entries, each bucket one line of the processor's cache, so that asking for a row costs one access to
 memory and no loop over rows in Python; an entry is 32 bits of the ID's hash (0: free) beside the number of its chunk.
-An ID whose bucket is full is in its other bucket. Entries are taken out one by one, so nothing is ever swept or built
-anew while messages come and go. What is found is a suspicion: whoever asks compares the strings.
+A bucket that is full sends IDs on to the next one of their way. Entries are taken out one by one, so nothing is swept
+or built anew while messages come and go. What is found is a suspicion: whoever asks compares the strings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,15 +30,10 @@ SLOT_BYTES = 4
 FILL = 0.5
 """How full a table may get. At 8 of 16 one bucket in 250 overflows into another one (a Poisson distribution)."""
 
-MOST_MOVES = 64
-"""Rows that meet in a bucket take their places one after the other. At `FILL` a few rounds are enough; this many mean
-that both buckets of an ID are full."""
-
 # The first 32 bytes and the length are hashed; the service's IDs have 16 to 19 digits. Longer ones that differ behind
 # cost a comparison of strings.
 _WORDS = 4
 _MASKS = np.array([(1 << (8 * octets)) - 1 for octets in range(9)], np.uint64)
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 """The constants of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014)."""
 
@@ -60,38 +56,45 @@ class Seat:
         return Seat(self.table, self.number, self.slots[rows])
 
 
-class TableFull(Exception):
-    """Both buckets of an ID are full: a larger table is needed."""
-
-
 def hashes_of(message_ids: pa.Array) -> Hashes:
     """A 64-bit hash of each string, in a few native calls; 0 for the empty string and for null, which are no IDs."""
     rows = len(message_ids)
-    offsets = np.frombuffer(message_ids.buffers()[1], np.int32, rows + 1, message_ids.offset * 4).astype(np.intp)
+    offsets = np.frombuffer(message_ids.buffers()[1], np.int32, rows + 1, message_ids.offset * 4)
     first, size = int(offsets[0]), int(offsets[-1] - offsets[0])
     if size == 0:
         return np.zeros(rows, np.uint64)
+    lengths = offsets[1:] - offsets[:-1]
     octets = np.zeros(size + 8, np.uint8)
     octets[:size] = np.frombuffer(message_ids.buffers()[2], np.uint8, size, first)
-    # Eight octets from any place on as one number: a row of this overlaps the seven after it.
-    words = np.lib.stride_tricks.as_strided(octets, (size + 1, 8), (1, 1))
-    starts, lengths = offsets[:-1] - first, np.diff(offsets)
-    longest, shortest = int(lengths.max()), int(lengths.min())
-    hashes: Hashes = lengths.astype(np.uint64) * _ODD
-    for begin in range(0, min(longest, 8 * _WORDS), 8):
-        places = starts + begin if begin <= shortest else np.minimum(starts + begin, size)
-        word = words[places].view("<u8")[:, 0]
-        if begin + 8 > shortest:
-            word &= _MASKS[np.clip(lengths - begin, 0, 8)]
+    if (lengths == lengths[0]).all():
+        words = _words_of_equals(octets, rows, size // rows)
+    else:
+        words = _words(octets, offsets[:-1] - first, lengths)
+    hashes: Hashes = lengths.astype(np.uint64)
+    for word in words:
         hashes ^= word
         hashes *= _MIX[0]
-        hashes ^= hashes >> np.uint64(29)
+        hashes ^= hashes >> np.uint64(32)
     hashes *= _MIX[1]
     hashes ^= hashes >> np.uint64(32)
-    hashes |= np.uint64(1)  # a one-byte string must not look like none
-    if shortest == 0:
-        hashes[lengths == 0] = 0
+    hashes |= np.uint64(1)  # 0 is for those that have no ID
+    hashes[lengths == 0] = 0
     return hashes
+
+
+def _words_of_equals(octets: np.ndarray, rows: int, length: int) -> Iterator[Hashes]:
+    """Eight octets of each string as a number, and the next eight. All strings are as long: no gathering is needed."""
+    for begin in range(0, min(length, 8 * _WORDS), 8):
+        word: Hashes = np.ndarray((rows,), "<u8", octets, begin, (length,))
+        yield word & _MASKS[min(length - begin, 8)]
+
+
+def _words(octets: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Iterator[Hashes]:
+    """The same for strings of any length; eight octets from any place on are gathered as one number."""
+    anywhere: Hashes = np.ndarray((len(octets) - 7,), "<u8", octets, strides=(1,))
+    for begin in range(0, min(int(lengths.max()), 8 * _WORDS), 8):
+        word = anywhere[np.minimum(starts + begin, len(anywhere) - 1)]
+        yield word & _MASKS[np.clip(lengths - begin, 0, 8)]
 
 
 class IdTable:
@@ -119,55 +122,61 @@ class IdTable:
 
     def find(self, hashes: Hashes) -> tuple[Rows, Slots]:
         """Pairs of a row asked for and a slot that may hold its ID; a row may be in several pairs."""
-        if not hashes.all():
-            named = np.flatnonzero(hashes)
-            rows, slots = self.find(hashes[named])
-            return named[rows], slots
-        home, prints = self._home(hashes)
-        rows, slots = self._matches(home, prints)
-        if self._spills and len(spilled := np.flatnonzero(self._spilled[home])):
-            again, others = self._matches(self._other(home[spilled], hashes[spilled]), prints[spilled])
-            rows, slots = np.concatenate([rows, spilled[again]]), np.concatenate([slots, others])
-        return rows, slots
+        rows = None if hashes.all() else np.flatnonzero(hashes)
+        if rows is not None:
+            hashes = hashes[rows]
+        buckets, prints = self._home(hashes)
+        found = [self._matches(rows, buckets, prints)]
+        while self._spills and len(on := np.flatnonzero(self._spilled[buckets])):
+            rows = on if rows is None else rows[on]
+            hashes, prints = hashes[on], prints[on]
+            buckets = self._next(buckets[on], hashes)
+            found.append(self._matches(rows, buckets, prints))
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate([of for of, _ in found]), np.concatenate([slots for _, slots in found])
 
     def insert(self, hashes: Hashes, *, distinct: bool = False) -> Slots | None:
-        """A slot for each row; None, with nothing inserted, if two rows have one hash (unless they are `distinct`).
+        """A slot for each row, none of whose IDs is here; `capacity` must not be exceeded.
 
-        Rows that want one entry all write their number beside it, one of them stays, and the others look again. Raises
-        `TableFull`, with nothing inserted.
+        None, with nothing inserted, if two rows have one hash, unless they are known to be `distinct`. Rows that want
+        one entry all write their number beside it, the last one stays, and the others look again.
         """
-        home, prints = self._home(hashes)
+        buckets, prints = self._home(hashes)
         slots = np.full(len(hashes), self._nobody, np.intp)
-        rows, buckets = np.arange(len(hashes)), home
-        if not hashes.all():
-            rows = np.flatnonzero(hashes)
-            buckets = home[rows]
-        for _ in range(MOST_MOVES):
-            free = np.packbits(self._lines[buckets].ravel() == 0, bitorder="little").view("<u2")
-            entries = _LOWEST[free]
+        rows = np.arange(len(hashes)) if hashes.all() else np.flatnonzero(hashes)
+        if len(rows) < len(hashes):
+            buckets, prints = buckets[rows], prints[rows]
+        while len(rows):
+            entries = _LOWEST[
+                np.packbits(self._lines.take(buckets, axis=0).ravel() == 0, bitorder="little").view("<u2")
+            ]
             wanted = buckets * WAYS + entries
-            if len(full := np.flatnonzero(entries == WAYS)):
-                self._spills = True
-                self._spilled[buckets[full]] = True
-                buckets = buckets.copy()
-                buckets[full] = self._other(buckets[full], hashes[rows[full]])
+            full = _NO_ROWS
+            if entries.max() == WAYS:
+                full = np.flatnonzero(entries == WAYS)
                 wanted[full] = self._nobody
             self._owners[wanted] = rows
+            self._prints[wanted] = prints
             stay = self._owners[wanted]
-            won = (stay == rows) & (wanted != self._nobody)
-            slots[rows[won]] = wanted[won]
-            self._prints[wanted[won]] = prints[rows[won]]
-            if won.all():
-                self.rows += len(slots)
-                return slots.astype(np.uint32)
-            lost = ~won
-            alike = (hashes[stay[lost]] == hashes[rows[lost]]) & (stay[lost] != rows[lost])
-            if not distinct and alike.any():
+            lost = np.flatnonzero(stay != rows)
+            if (
+                not distinct
+                and len(lost)
+                and (hashes[stay[lost]] == hashes[rows[lost]])[wanted[lost] != self._nobody].any()
+            ):
                 self._prints[slots] = 0
+                self._prints[wanted] = 0
                 return None
-            rows, buckets = rows[lost], buckets[lost]
-        self._prints[slots] = 0
-        raise TableFull(f"{self!r}: no room for {len(rows)} of {len(hashes)} rows")
+            slots[rows] = wanted
+            if len(full):
+                self._spills = True
+                self._spilled[buckets[full]] = True
+                buckets[full] = self._next(buckets[full], hashes[rows[full]])
+                lost = np.union1d(lost, full)
+            rows, buckets, prints = rows[lost], buckets[lost], prints[lost]
+        self.rows += len(slots)
+        return slots.astype(np.uint32)
 
     def assign(self, slots: Slots, owner: int) -> None:
         """These rows are in the chunk of that number now."""
@@ -187,16 +196,18 @@ class IdTable:
         """The bucket, from the upper bits, and the lower 32, of which the last is always 1."""
         return (hashes >> self._bits).astype(np.intp), hashes.astype(np.uint32)
 
-    def _other(self, buckets: Rows, hashes: Hashes) -> Rows:
-        """The other bucket, and of that one the first again."""
-        return buckets ^ ((hashes >> np.uint64(1)).astype(np.intp) & (len(self._lines) - 1) | 1)
+    def _next(self, buckets: Rows, hashes: Hashes) -> Rows:
+        """Where to look when these are full: steps of an odd width, which lead through all buckets."""
+        most = len(self._lines) - 1
+        return (buckets + ((hashes >> np.uint64(1)).astype(np.intp) | 1)) & most
 
-    def _matches(self, buckets: Rows, prints: NDArray[np.uint32]) -> tuple[Rows, Slots]:
-        same = self._lines[buckets] == prints[:, None]
+    def _matches(self, rows: Rows | None, buckets: Rows, prints: NDArray[np.uint32]) -> tuple[Rows, Slots]:
+        # `take`, which copies a line at once; indexing goes entry by entry and takes ten times as long.
+        same = self._lines.take(buckets, axis=0) == prints[:, None]
         if not same.any():
             return _NO_ROWS, _NO_SLOTS
-        rows, entries = np.nonzero(same)
-        return rows, (buckets[rows] * WAYS + entries).astype(np.uint32)
+        places, entries = np.nonzero(same)
+        return places if rows is None else rows[places], (buckets[places] * WAYS + entries).astype(np.uint32)
 
 
 _NO_ROWS = np.empty(0, np.intp)
