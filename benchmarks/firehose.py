@@ -24,11 +24,12 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import numpy as np
 import uvloop
 from google.pubsub_v1.types import GetSubscriptionRequest, GetTopicRequest, StreamingPullRequest, Subscription, Topic
 
 from benchmarks.children import say
-from benchmarks.messages import Shape, responses
+from benchmarks.messages import Shape, id_places, responses
 
 FIGURES = "/penstock.Firehose/Figures"
 """Unary, empty request: JSON with what was sent and what came, by kind."""
@@ -52,9 +53,33 @@ def framed(message: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def templates(shape: Shape) -> list[memoryview]:
-    """The responses of a shape, framed."""
-    return [memoryview(framed(response)) for response in responses(shape)]
+def templates(shape: Shape) -> list[tuple[bytes, np.ndarray]]:
+    """The responses of a shape, framed, and where the digits are that make their message IDs new."""
+    return [(framed(response), id_places(framed(response))) for response in responses(shape)]
+
+
+TURNS = itertools.count()
+"""Responses sent so far, by whichever stream: no message ID is sent twice."""
+
+COPY_BYTES = 64 << 10
+"""Responses below this are copied each time they are sent. Larger ones are changed in place: before one has its turn
+again, megabytes of the others have gone through the socket."""
+
+
+class Response:
+    """One of a stream's own copies of the responses."""
+
+    def __init__(self, template: bytes, places: np.ndarray) -> None:
+        self._bytes = bytearray(template)
+        self._places = places
+
+    def renewed(self) -> memoryview:
+        """With message IDs that were never sent."""
+        if len(self._bytes) < COPY_BYTES:
+            self._bytes = bytearray(self._bytes)
+        anywhere = np.ndarray((len(self._bytes) - 7,), np.uint64, self._bytes, strides=(1,))
+        anywhere[self._places] = np.frombuffer(b"%08d" % next(TURNS), np.uint64)[0]
+        return memoryview(self._bytes)
 
 
 class Hose:
@@ -62,13 +87,13 @@ class Hose:
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self._endless: Iterator[memoryview] = itertools.cycle(templates(shape))
+        self._endless: Iterator[Response] = itertools.cycle(Response(*template) for template in templates(shape))
         self._left = memoryview(b"")
 
     def next(self, size_bytes: int) -> tuple[memoryview, bool]:
         """At most so many bytes, and whether a message ends with them."""
         if not self._left:
-            self._left = next(self._endless)
+            self._left = next(self._endless).renewed()
         piece, self._left = self._left[:size_bytes], self._left[size_bytes:]
         return piece, not self._left
 

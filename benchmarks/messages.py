@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import numpy as np
 from google.pubsub_v1.types import StreamingPullResponse
 
 ACK_ID_CHARACTERS = 188
@@ -14,6 +15,9 @@ TEMPLATE_BYTES = 8 << 20
 """About this much in all for one shape: more than a core's own cache holds, so that nobody reads from there alone."""
 
 FIRST_MESSAGE_ID = 10**15
+TURN_DIGITS = slice(1, 9)
+"""Of a message ID: how often its response was sent before. A daemon takes an ID that it holds for a redelivery."""
+
 _FIRST_PUBLISH_TIME_US = 1_700_000_000_000_000
 
 
@@ -41,6 +45,17 @@ def responses(shape: Shape, *, attributes: int = 2) -> list[bytes]:
     count = max(2, min(64, TEMPLATE_BYTES // (shape.messages * (shape.data_bytes + 300))))
     rng = random.Random(0)
     return [_response(shape, rng, number * shape.messages, attributes) for number in range(count)]
+
+
+def id_places(response: bytes) -> np.ndarray:
+    """Where in a response the `TURN_DIGITS` of each message ID are: eight bytes each."""
+    first = b"1" + b"0" * (TURN_DIGITS.stop - TURN_DIGITS.start)
+    tag = bytes([0x1A, len(str(FIRST_MESSAGE_ID))])  # PubsubMessage.message_id = 3, length-delimited
+    places, at = [], response.find(tag + first)
+    while at >= 0:
+        places.append(at + len(tag) + TURN_DIGITS.start)
+        at = response.find(tag + first, places[-1])
+    return np.array(places)
 
 
 def _response(shape: Shape, rng: random.Random, first: int, attributes: int) -> bytes:
