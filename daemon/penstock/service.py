@@ -222,7 +222,10 @@ class Service:
     async def _tick(self, flight: FlightServer) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            if lapsed := self.reservoir.tick():
+            lapsed = self.reservoir.tick()
+            for seconds in self.reservoir.pauses_s():
+                events.StoodStill(seconds=round(seconds, 1)).emit()
+            if lapsed:
                 events.RowsLapsed(rows=lapsed).emit()
             if idle := flight.reads.sweep():
                 events.ReadsCancelled(reads=idle).emit()

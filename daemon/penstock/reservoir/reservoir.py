@@ -29,6 +29,8 @@ class Reservoir:
         self._clock = clock
         self._evicted = Evicted()
         self._last_tick: float | None = None
+        self._lapsed_rows = 0
+        self._pauses_s: list[float] = []
 
     def add(self, subscription: Subscription) -> None:
         """Hold one more subscription."""
@@ -97,17 +99,24 @@ class Reservoir:
 
     def tick(self) -> int:
         """Leases and contact of all subscriptions; call it a few times a second. Returns the rows that lapsed."""
-        lapsed = self._catch_up()
+        self._catch_up()
+        lapsed, self._lapsed_rows = self._lapsed_rows, 0
         now = self._clock()
         return lapsed + sum(subscription.tick(now) for subscription in self.subscriptions.values())
 
-    def _catch_up(self) -> int:
+    def pauses_s(self) -> list[float]:
+        """How long time went on without us, each time since this was asked last."""
+        pauses_s, self._pauses_s = self._pauses_s, []
+        return pauses_s
+
+    def _catch_up(self) -> None:
         """Notice that time went on without us, before anything is decided on leases that may be over."""
         now = self._clock()
         last, self._last_tick = self._last_tick, now
         if last is None or now - last <= JUMP_S:
-            return 0
-        return sum(subscription.after_jump(now) for subscription in self.subscriptions.values())
+            return
+        self._pauses_s.append(now - last)
+        self._lapsed_rows += sum(subscription.after_jump(now) for subscription in self.subscriptions.values())
 
     def _find(self, consumer_id: str) -> Subscription | None:
         return next((s for s in self.subscriptions.values() if consumer_id in s.consumers), None)

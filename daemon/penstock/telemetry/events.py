@@ -100,6 +100,15 @@ class SubscriptionForgotten(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoodStill(Event):
+    """Time went on without the daemon: a suspended machine, a stopped process, a processor that others had."""
+
+    level = "warning"
+    counter: ClassVar = _counter("pauses", "Pauses of the whole daemon that leases may not have outlived")
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowsLapsed(Event):
     """Unsealed rows whose ack deadline ran out were dropped; the service delivers them again."""
 
