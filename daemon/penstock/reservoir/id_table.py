@@ -8,6 +8,7 @@ or built anew while messages come and go. What is found is a suspicion: whoever 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,10 @@ _MASKS = np.array([(1 << (8 * octets)) - 1 for octets in range(9)], np.uint64)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 """The constants of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014)."""
 
+_HALF = np.uint64(32)
+_ONE = np.uint64(1)
+"""Every hash is odd, and so is its lower half, which is an entry: 0 is for free ones."""
+
 # For each pattern of free entries of a bucket the lowest one; `WAYS` for none.
 _LOWEST = np.full(1 << WAYS, WAYS, np.uint8)
 for _way in reversed(range(WAYS)):
@@ -57,36 +62,45 @@ class Seat:
 
 
 def hashes_of(message_ids: pa.Array) -> Hashes:
-    """A 64-bit hash of each string, in a few native calls; 0 for the empty string and for null, which are no IDs."""
+    """A 64-bit hash of each string, in a few native calls.
+
+    The empty string and null, which are no IDs, have another one each time, so that nobody finds them.
+    """
     rows = len(message_ids)
     offsets = np.frombuffer(message_ids.buffers()[1], np.int32, rows + 1, message_ids.offset * 4)
     first, size = int(offsets[0]), int(offsets[-1] - offsets[0])
     if size == 0:
-        return np.zeros(rows, np.uint64)
+        return _nothing_alike(rows)
     lengths = offsets[1:] - offsets[:-1]
     octets = np.zeros(size + 8, np.uint8)
     octets[:size] = np.frombuffer(message_ids.buffers()[2], np.uint8, size, first)
-    if (lengths == lengths[0]).all():
-        words = _words_of_equals(octets, rows, size // rows)
-    else:
-        words = _words(octets, offsets[:-1] - first, lengths)
+    length = size // rows
+    # As many octets as rows * length: then one of another length shows, and the strings are one after the other.
+    alike = size == rows * length and bool((lengths == length).all())
+    words = _words_of_equals(octets, rows, length) if alike else _words(octets, offsets[:-1] - first, lengths)
     hashes: Hashes = lengths.astype(np.uint64)
     for word in words:
         hashes ^= word
         hashes *= _MIX[0]
-        hashes ^= hashes >> np.uint64(32)
+        hashes ^= hashes >> _HALF
     hashes *= _MIX[1]
-    hashes ^= hashes >> np.uint64(32)
-    hashes |= np.uint64(1)  # 0 is for those that have no ID
-    hashes[lengths == 0] = 0
+    hashes ^= hashes >> _HALF
+    hashes |= _ONE
+    if not alike and not lengths.all():
+        unnamed = np.flatnonzero(lengths == 0)
+        hashes[unnamed] = _nothing_alike(len(unnamed))
     return hashes
+
+
+def _nothing_alike(rows: int) -> Hashes:
+    return np.frombuffer(os.urandom(8 * rows), np.uint64) | _ONE
 
 
 def _words_of_equals(octets: np.ndarray, rows: int, length: int) -> Iterator[Hashes]:
     """Eight octets of each string as a number, and the next eight. All strings are as long: no gathering is needed."""
     for begin in range(0, min(length, 8 * _WORDS), 8):
         word: Hashes = np.ndarray((rows,), "<u8", octets, begin, (length,))
-        yield word & _MASKS[min(length - begin, 8)]
+        yield word if length - begin >= 8 else word & _MASKS[length - begin]
 
 
 def _words(octets: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Iterator[Hashes]:
@@ -100,7 +114,7 @@ def _words(octets: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Itera
 class IdTable:
     """Room for `rows` IDs at least; its memory counts against the share as long as it lives.
 
-    A slot is a bucket * 16 + an entry of it. The last slot of all is for rows without an ID, and never found.
+    A slot is a bucket * 16 + an entry of it. The last slot of all is nobody's, and never looked at.
     """
 
     def __init__(self, rows: int, share: Share) -> None:
@@ -122,12 +136,10 @@ class IdTable:
 
     def find(self, hashes: Hashes) -> tuple[Rows, Slots]:
         """Pairs of a row asked for and a slot that may hold its ID; a row may be in several pairs."""
-        rows = None if hashes.all() else np.flatnonzero(hashes)
-        if rows is not None:
-            hashes = hashes[rows]
         buckets, prints = self._home(hashes)
-        found = [self._matches(rows, buckets, prints)]
-        while self._spills and len(on := np.flatnonzero(self._spilled[buckets])):
+        found = [self._matches(None, buckets, prints)]
+        rows = None
+        while self._spills and len(on := self._spilled[buckets].nonzero()[0]):
             rows = on if rows is None else rows[on]
             hashes, prints = hashes[on], prints[on]
             buckets = self._next(buckets[on], hashes)
@@ -143,40 +155,45 @@ class IdTable:
         one entry all write their number beside it, the last one stays, and the others look again.
         """
         buckets, prints = self._home(hashes)
-        slots = np.full(len(hashes), self._nobody, np.intp)
-        rows = np.arange(len(hashes)) if hashes.all() else np.flatnonzero(hashes)
-        if len(rows) < len(hashes):
-            buckets, prints = buckets[rows], prints[rows]
-        while len(rows):
-            entries = _LOWEST[
-                np.packbits(self._lines.take(buckets, axis=0).ravel() == 0, bitorder="little").view("<u2")
-            ]
-            wanted = buckets * WAYS + entries
-            full = _NO_ROWS
-            if entries.max() == WAYS:
-                full = np.flatnonzero(entries == WAYS)
-                wanted[full] = self._nobody
+        rows = np.arange(len(hashes), dtype=np.uint32)
+        slots = np.full(len(hashes), self._nobody, np.uint32)
+        while True:
+            wanted, full = self._free(buckets)
             self._owners[wanted] = rows
             self._prints[wanted] = prints
             stay = self._owners[wanted]
-            lost = np.flatnonzero(stay != rows)
-            if (
-                not distinct
-                and len(lost)
-                and (hashes[stay[lost]] == hashes[rows[lost]])[wanted[lost] != self._nobody].any()
-            ):
+            lost = (stay != rows).nonzero()[0]
+            if not distinct and len(lost) and self._same(hashes, rows[lost], stay[lost], wanted[lost]):
                 self._prints[slots] = 0
                 self._prints[wanted] = 0
                 return None
-            slots[rows] = wanted
+            if len(rows) == len(slots):
+                slots = wanted.astype(np.uint32)
+            else:
+                slots[rows] = wanted
             if len(full):
                 self._spills = True
                 self._spilled[buckets[full]] = True
                 buckets[full] = self._next(buckets[full], hashes[rows[full]])
                 lost = np.union1d(lost, full)
+            if not len(lost):
+                self.rows += len(slots)
+                return slots
             rows, buckets, prints = rows[lost], buckets[lost], prints[lost]
-        self.rows += len(slots)
-        return slots.astype(np.uint32)
+
+    def _same(self, hashes: Hashes, lost: Slots, stay: Slots, wanted: Rows) -> bool:
+        """Whether rows that lost an entry have the hash of the row that got it."""
+        return bool(((hashes[lost] == hashes[stay]) & (wanted != self._nobody)).any())
+
+    def _free(self, buckets: Rows) -> tuple[Rows, Rows]:
+        """A free slot in each bucket, nobody's where there is none; and where there is none."""
+        free = np.packbits(self._lines.take(buckets, axis=0).ravel() == 0, bitorder="little").view("<u2")
+        wanted = buckets * WAYS + _LOWEST[free]
+        if free.all():
+            return wanted, _NO_ROWS
+        full = (free == 0).nonzero()[0]
+        wanted[full] = self._nobody
+        return wanted, full
 
     def assign(self, slots: Slots, owner: int) -> None:
         """These rows are in the chunk of that number now."""
@@ -193,8 +210,8 @@ class IdTable:
         self.rows -= len(slots)
 
     def _home(self, hashes: Hashes) -> tuple[Rows, NDArray[np.uint32]]:
-        """The bucket, from the upper bits, and the lower 32, of which the last is always 1."""
-        return (hashes >> self._bits).astype(np.intp), hashes.astype(np.uint32)
+        """The bucket, from the upper bits, and the entry, the lower 32."""
+        return (hashes >> self._bits).view(np.intp), hashes.astype(np.uint32)
 
     def _next(self, buckets: Rows, hashes: Hashes) -> Rows:
         """Where to look when these are full: steps of an odd width, which lead through all buckets."""
