@@ -11,7 +11,7 @@ from tests.reservoir.making import CONSUMER, DEADLINE_S, Bench, again, messages,
 
 from penstock.contract import PROTOCOL_VERSION
 from penstock.contract.actions import FinishedEpoch
-from penstock.reservoir import Snapshot
+from penstock.reservoir import Snapshot, held, id_table
 from penstock.reservoir.batch import Batch
 from penstock.settings import ReservoirSettings
 
@@ -56,8 +56,8 @@ def acks_of(batch: Batch) -> list[str]:
 def settled(bench: Bench) -> None:
     """What every test ends with: nothing is lost or counted twice, and without rows nothing is remembered of them."""
     assert bench.subscription.unaccounted() == 0
-    held = bench.subscription._holdings.held
-    assert len(held) == bench.subscription._holdings.queue.rows + sum(
+    found = bench.subscription._holdings.held
+    assert len(found) == bench.subscription._holdings.queue.rows + sum(
         batch.rows for batch in bench.subscription.batches
     )
 
@@ -275,7 +275,7 @@ def test_ordered_rows_keep_their_place_and_rows_of_expelled_buckets_are_new() ->
 
 def test_many_rows_come_and_go_and_each_is_found_for_as_long_as_it_is_held(bench: Bench) -> None:
     """Through tables that grow and shrink, and chunks that move from one to the next."""
-    held = bench.subscription._holdings.held
+    found = bench.subscription._holdings.held
     epoch = 0
     for turn in range(60):
         bench.deliver(3000, data_bytes=1)
@@ -290,12 +290,32 @@ def test_many_rows_come_and_go_and_each_is_found_for_as_long_as_it_is_held(bench
                 epoch += 1
                 commit(bench, seal(bench, epoch, max_rows=7001))
         settled(bench)
-    assert len(held) < 20_000
-    assert sum(table.ids.capacity for table in held._tables) <= 1 << 17
+    assert len(found) < 20_000
+    assert sum(table.ids.capacity for table in found._tables) <= 1 << 17
     bench.deliver(10)
     commit(bench, seal(bench, epoch + 1))
-    assert not held._tables
+    assert not found._tables
     assert bench.subscription.used_bytes == 0
+
+
+def test_a_table_that_much_went_through_is_replaced_before_it_gets_slow(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "LEAST_ROWS", 128)
+    holdings = bench.subscription._holdings
+    tables: set[int] = set()
+    for epoch in range(1, 150):
+        bench.deliver(120, data_bytes=1)
+        bench.deliver_again([bench.next_message - 1, bench.next_message - 100], attempt=epoch)
+        (table, *_) = holdings.held._tables
+        tables.add(id(table))
+        assert table.ids._spilled.mean() <= 2 * id_table.WORN + 1 / 16
+        # Some rows stay, so that there is always a table.
+        batch = seal(bench, epoch, max_rows=119)
+        commit(bench, batch)
+    assert bench.subscription.ledger.renewed == 2 * 149
+    assert len(tables) > 1
+    settled(bench)
 
 
 @pytest.mark.parametrize("ids", [["", "7"], ["x" * 40 + "1", "x" * 40 + "2"], ["1", "12", "123456789", "1" * 17]])

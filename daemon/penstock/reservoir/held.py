@@ -95,8 +95,9 @@ class HeldIds:
         if not self._tables:
             self._open(rows)
             return
-        capacity = self._tables[-1].ids.capacity
-        if rows > capacity or (rows * SHRINK < capacity > LEAST_ROWS and len(self._tables) == 1):
+        ids = self._tables[-1].ids
+        unfit = ids.worn or rows * SHRINK < ids.capacity > LEAST_ROWS
+        if rows > ids.capacity or (unfit and len(self._tables) == 1):
             self._open(2 * rows)
 
     def _open(self, rows: int) -> None:

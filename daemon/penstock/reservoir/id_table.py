@@ -31,6 +31,9 @@ SLOT_BYTES = 4
 FILL = 0.5
 """How full a table may get. At 8 of 16 one bucket in 250 overflows into another one (a Poisson distribution)."""
 
+WORN = 1 / 32
+"""Of all buckets: those that send IDs on keep doing so, though they may have room again."""
+
 # The first 32 bytes and the length are hashed; the service's IDs have 16 to 19 digits. Longer ones that differ behind
 # cost a comparison of strings.
 _WORDS = 4
@@ -127,12 +130,17 @@ class IdTable:
         self._owners = np.zeros(self._nobody + 1, np.uint32)
         self._lines = self._prints[:-1].reshape(buckets, WAYS)
         self._spilled = np.zeros(buckets, bool)
-        self._spills = False
+        self._spills = 0
         self._claim = share.claim(self._prints.nbytes + self._owners.nbytes + self._spilled.nbytes)
 
     def __repr__(self) -> str:
         """Such as `<IdTable 1000 of 8192 rows>`."""
         return f"<IdTable {self.rows} of {self.capacity} rows>"
+
+    @property
+    def worn(self) -> bool:
+        """Whether so many buckets were full once that a new table is better: who asks has to look behind each."""
+        return self._spills > WORN * len(self._lines)
 
     def find(self, hashes: Hashes) -> tuple[Rows, Slots]:
         """Pairs of a row asked for and a slot that may hold its ID; a row may be in several pairs."""
@@ -172,8 +180,9 @@ class IdTable:
             else:
                 slots[rows] = wanted
             if len(full):
-                self._spills = True
-                self._spilled[buckets[full]] = True
+                over = np.unique(buckets[full])
+                self._spills += len(over) - int(self._spilled[over].sum())
+                self._spilled[over] = True
                 buckets[full] = self._next(buckets[full], hashes[rows[full]])
                 lost = np.union1d(lost, full)
             if not len(lost):
