@@ -16,9 +16,11 @@ from penstock.reservoir.id_table import Hashes, IdTable, Rows, Seat, hashes_of
 LEAST_ROWS = 1 << 14
 """Room of the smallest table, which takes 256 KiB."""
 
-SHRINK = 16
-"""A table that is full is followed by one twice as large, one that is filled to less than a sixteenth by a smaller one.
-With `id_table.FILL` that makes 20 to 36 bytes for a message of many, and half as much again while they change."""
+SHRINK = 8
+"""A table that is full is followed by one twice as large, one that was never filled to an eighth, while its capacity
+went through it `SHRINK_AFTER` times, by a smaller one: what is held goes up and down with every batch. With
+`id_table.FILL` that makes 20 to 36 bytes for a message of many, and half as much again while tables change."""
+SHRINK_AFTER = 4
 
 MOVES = 2
 """While tables change, so many times the rows of a new chunk move on with it: the last one has moved long before the
@@ -44,6 +46,10 @@ class HeldIds:
         self._share = share
         self._tables: list[_Numbered] = []
         """The last one takes new chunks; those before it are being left."""
+        self._most_rows = 0
+        self._most_rows_before = 0
+        """Held at once, since there is a table or since its size was last thought over; and in the time before that."""
+        self._passed_rows = 0
 
     def __len__(self) -> int:
         """Rows."""
@@ -85,6 +91,8 @@ class HeldIds:
         if not all(table.chunks for table in self._tables):
             # A smaller one is opened by `add`; the one that is left stays while it is needed.
             self._tables = [table for table in self._tables if table.chunks]
+            if not self._tables:
+                self._start_count(0)
 
     def _table(self, chunk: Chunk) -> _Numbered:
         return next(table for table in self._tables if chunk.seat is not None and table.ids is chunk.seat.table)
@@ -92,13 +100,25 @@ class HeldIds:
     def _adapt(self, more: int) -> None:
         """Make sure of a table that fits what is held and `more` rows."""
         rows = len(self) + more
-        if not self._tables:
-            self._open(rows)
+        self._most_rows = max(self._most_rows, rows)
+        self._passed_rows += more
+        if not self._tables:  # as large as it will soon have to be
+            self._open(max(rows, self._most_rows_before))
             return
         ids = self._tables[-1].ids
-        unfit = ids.worn or rows * SHRINK < ids.capacity > LEAST_ROWS
-        if rows > ids.capacity or (unfit and len(self._tables) == 1):
+        if rows > ids.capacity:
             self._open(2 * rows)
+        elif len(self._tables) == 1 and (ids.worn or self._too_large(ids)):
+            self._open(2 * max(rows, self._most_rows, self._most_rows_before))
+
+    def _too_large(self, ids: IdTable) -> bool:
+        if self._passed_rows < SHRINK_AFTER * ids.capacity:
+            return False
+        self._start_count(len(self))
+        return self._most_rows_before * SHRINK < ids.capacity > LEAST_ROWS
+
+    def _start_count(self, rows: int) -> None:
+        self._most_rows, self._most_rows_before, self._passed_rows = rows, self._most_rows, 0
 
     def _open(self, rows: int) -> None:
         self._tables.append(_Numbered(IdTable(max(rows, LEAST_ROWS), self._share)))
