@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import collections
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pytest
-from tests.reservoir.making import DEADLINE_S, NAME, Bench, messages
+from tests.reservoir.making import DEADLINE_S, NAME, Bench, again, messages
 
 from penstock.contract import ROWS_SCHEMA
 from penstock.reservoir import Subscription, attempts
@@ -45,6 +45,7 @@ class PoisonBench(Bench):
     """With a limit of three deliveries."""
 
     letters: NotedLetters = field(default_factory=NotedLetters)
+    attempts: dict[int, int | None] = field(default_factory=dict)
 
     def subscribe(self, name: str) -> Subscription:
         subscription = Subscription(
@@ -68,6 +69,16 @@ class PoisonBench(Bench):
         rows, ack_ids = messages(first, len(attempts))
         column = ROWS_SCHEMA.get_field_index("delivery_attempt")
         rows = rows.set_column(column, ROWS_SCHEMA.field(column), pa.array(attempts, pa.int32()))
+        self.subscription.receive(rows, ack_ids, self.clock())
+        self.attempts.update(zip(range(first, first + len(attempts)), attempts, strict=True))
+
+    def deliver_again(self, numbers: Sequence[int], attempt: int = 2, *, keys: Sequence[str | None] = (None,)) -> None:
+        """The service counts on: what it once said was delivered too often stays so."""
+        rows, ack_ids = again(numbers, attempt, keys=keys)
+        said = [None if (last := self.attempts.get(number)) is None else last + 1 for number in numbers]
+        column = ROWS_SCHEMA.get_field_index("delivery_attempt")
+        rows = rows.set_column(column, ROWS_SCHEMA.field(column), pa.array(said, pa.int32()))
+        self.attempts.update(zip(numbers, said, strict=True))
         self.subscription.receive(rows, ack_ids, self.clock())
 
     def seal(self, epoch: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import initialize, invariant, rule
+from tests.reservoir.making import number_of
 from tests.reservoir.test_poison import LIMIT, PoisonBench
 from tests.reservoir.test_state_machine import ReservoirMachine
 
@@ -37,7 +38,9 @@ class PoisonMachine(ReservoirMachine):
         if not hasattr(self, "bench"):
             return
         acks = self.bench.acks
-        sent = {"m" + ack_id[1:] for ack_id in [*acks.acknowledged, *(a for ids, _ in acks.pending for a in ids)]}
+        sent = {
+            f"m{number_of(ack_id)}" for ack_id in [*acks.acknowledged, *(a for ids, _ in acks.pending for a in ids)]
+        }
         assert sent <= self.read_by_finished | self.published, "acknowledged, neither read nor published"
         assert not self.read_by_finished & set(self.bench.letters.ids), "a dead letter was read"
 
