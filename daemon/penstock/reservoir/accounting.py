@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 class Ledger:
     """Messages by how they ended, of one subscription since the daemon started.
 
-    ``received == buffered + in_batches + acknowledged + acks_lost + released + lapsed + known`` at every instant;
-    `in_batches` includes committed ones whose acks are not confirmed yet.
+    ``received + recovered == buffered + in_batches + acknowledged + acks_lost + released + lapsed + known`` at every
+    instant; `in_batches` includes committed ones whose acks are not confirmed yet. `recovered` were in batches that a store had
+    when the daemon started.
     """
 
     received: int = 0
+    recovered: int = 0
     acknowledged: int = 0
     acks_lost: int = 0
     released: int = 0

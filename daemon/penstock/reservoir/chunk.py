@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.reservoir.budget import Allocation, Share
+from penstock.reservoir.kept import Kept
 from penstock.reservoir.ordering import buckets_of
 
 
@@ -13,7 +14,8 @@ class Chunk:
     """Rows with their ack IDs, one lease, and the budget's claims on both.
 
     `rows` has `contract.ROWS_SCHEMA`; `ack_ids` is a string array, row by row. `buckets` (uint8, row by row) is there
-    on subscriptions with ordering only. `unsealed` is the queue's mark.
+    on subscriptions with ordering only. `unsealed` is the queue's mark. `kept` is the store's copy of a chunk, whose rows
+    from `first_row` on these are; None where there is no store, or before it was given one.
     """
 
     __slots__ = (
@@ -21,6 +23,8 @@ class Chunk:
         "_claims",
         "ack_ids",
         "buckets",
+        "first_row",
+        "kept",
         "lease",
         "publish_range_us",
         "received_at",
@@ -46,6 +50,8 @@ class Chunk:
         self.publish_range_us = _publish_range_us(rows)
         self.lease: Lease | None = None
         self.unsealed = False
+        self.kept: Kept | None = None
+        self.first_row = 0
         self._claims = claims
 
     @classmethod
@@ -74,11 +80,31 @@ class Chunk:
         return self._claims[0]
 
     def shed(self, share: Share) -> None:
-        """Drop all that an acknowledgement does not need: its rows are committed, nobody reads them again."""
+        """Drop all that an acknowledgement does not need: its rows are committed, nobody reads them again.
+
+        What a store holds stays there and goes as a whole.
+        """
+        if self.kept is not None and self.kept.place is not None:
+            return
         message_ids = self.rows.select(["message_id"])
         self._claims = (share.claim(message_ids.get_total_buffer_size()), self._claims[1])
         self.rows = message_ids
         self.buckets = None
+
+    def keep(self, kept: Kept, first_row: int) -> None:
+        """These are rows of a chunk that a store has or is about to have."""
+        self.kept, self.first_row = kept, first_row
+        kept.add(self)
+
+    def move_to(self, rows: pa.RecordBatch, ack_ids: pa.Array, claims: tuple[Allocation, Allocation]) -> None:
+        """Read from the store's copy of the whole chunk, and let go of the memory that came from the decoder."""
+        if self.rows.num_columns < rows.num_columns:  # shed: its rows are not needed any more
+            return
+        count = len(self)
+        whole = count == rows.num_rows
+        self.rows = rows if whole else rows.slice(self.first_row, count)
+        self.ack_ids = ack_ids if whole else ack_ids.slice(self.first_row, count)
+        self._claims = claims
 
     def cut(self, rows: int) -> tuple[Chunk, Chunk]:
         """The first `rows` rows and the rest, sharing buffers and claims. The lease stays with neither."""
@@ -88,7 +114,10 @@ class Chunk:
         buckets = None if self.buckets is None else self.buckets[start : start + rows]
         part = self.rows.slice(start, rows)
         ack_ids = self.ack_ids.slice(start, rows)
-        return Chunk(part, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets)
+        chunk = Chunk(part, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets)
+        if self.kept is not None:
+            chunk.keep(self.kept, self.first_row + start)
+        return chunk
 
     def filtered(self, keep: np.ndarray) -> Chunk:
         """The rows where `keep` (bool, row by row) holds. Still claims the whole: the rest is about to go."""

@@ -12,6 +12,7 @@ from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk, Lease
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Extend, Lapse, Leases
+from penstock.reservoir.notes import Notes
 from penstock.reservoir.ordering import BUCKETS
 from penstock.reservoir.ports import AckOutcome, AckSink
 from penstock.reservoir.queue import ChunkQueue
@@ -20,13 +21,16 @@ from penstock.reservoir.queue import ChunkQueue
 class Holdings:
     """Unsealed chunks, the leases of all chunks, and the ways out: acknowledged, released, lapsed, dropped as known."""
 
-    def __init__(self, acks: AckSink, share: Share, *, deadline_s: float, max_lease_s: float, ordered: bool) -> None:
+    def __init__(
+        self, acks: AckSink, share: Share, notes: Notes, *, deadline_s: float, max_lease_s: float, ordered: bool
+    ) -> None:
         self.queue = ChunkQueue()
         self.ledger = Ledger()
         self.remembered = RememberedIds()
         self.ordered = ordered
         self._acks = acks
         self._share = share
+        self._notes = notes
         self._leases = Leases(deadline_s, max_lease_s)
 
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float, *, receipt: bool) -> None:
@@ -46,6 +50,13 @@ class Holdings:
         chunk = Chunk.decoded(rows, ack_ids, received_at=now, share=self._share, ordered=self.ordered)
         self._leases.hold(chunk, now + self._leases.deadline_s, receipt=receipt)
         self.queue.append(chunk)
+        self._notes.keep(chunk, self._share)
+
+    def restore(self, chunks: Sequence[Chunk], now: float) -> None:
+        """Chunks of a batch that a store had: nobody kept their leases, so each is due at once and counts as lapsed."""
+        for chunk in chunks:
+            self._leases.hold(chunk, now)
+        self.ledger.recovered += _rows(chunks)
 
     def take(self, max_rows: int, max_bytes: int) -> list[Chunk]:
         """Chunks for a batch, oldest rows first; empty when nothing is buffered."""
@@ -53,6 +64,8 @@ class Holdings:
         if cut is not None:
             whole, parts = cut
             self._replace_leases([whole], parts)
+        for chunk in chunks:  # parts of chunks that lost rows are new
+            self._notes.keep(chunk, self._share)
         return chunks
 
     def put_back(self, chunks: Sequence[Chunk]) -> None:
