@@ -41,6 +41,7 @@ class Ingest:
         clock: Clock,
         prefetch: bool,
     ) -> None:
+        self._store = reservoir.store
         self.acks = AckQueue(channel, info.name, deadline_s=settings.ack_deadline_s, clock=clock)
         self.subscription = Subscription(
             info.name,
@@ -54,6 +55,7 @@ class Ingest:
             deadline_s=settings.ack_deadline_s,
             max_buffer_age_s=settings.max_buffer_age_s,
             prefetch=prefetch,
+            store=reservoir.store,
         )
         reservoir.add(self.subscription)
         self.puller = Puller(
@@ -92,8 +94,8 @@ class Ingest:
     # --- the subscription's AckSink -----------------------------------------------------------------------------
 
     def acknowledge(self, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
-        """See `AckQueue`."""
-        self.acks.acknowledge(ack_ids, settled)
+        """See `AckQueue`. Sent when the decision is durable, where it is to be."""
+        self._when_durable(lambda: self.acks.acknowledge(ack_ids, settled))
 
     def extend(self, ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
         """See `AckQueue`."""
@@ -104,6 +106,15 @@ class Ingest:
 
         The service would deliver the messages there again at once, and they would be nobody's until their deadline.
         """
+        self._when_durable(lambda: self._release(ack_ids))
+
+    def _when_durable(self, act: Callable[[], None]) -> None:
+        if self._store is None:
+            act()
+        else:
+            self._store.after(act)
+
+    def _release(self, ack_ids: Sequence[pa.Array]) -> None:
         if not self._pulling:
             self.acks.release(ack_ids)
             return

@@ -10,8 +10,8 @@ class Ledger:
     """Messages by how they ended, of one subscription since the daemon started.
 
     ``received + recovered == buffered + in_batches + acknowledged + acks_lost + released + lapsed + known`` at every
-    instant; `in_batches` includes committed ones whose acks are not confirmed yet. `recovered` were in batches that a store had
-    when the daemon started.
+    instant; `in_batches` includes committed ones whose acks are not confirmed yet. `recovered` were in
+    batches that a store had when the daemon started.
     """
 
     received: int = 0

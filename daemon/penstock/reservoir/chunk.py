@@ -14,8 +14,8 @@ class Chunk:
     """Rows with their ack IDs, one lease, and the budget's claims on both.
 
     `rows` has `contract.ROWS_SCHEMA`; `ack_ids` is a string array, row by row. `buckets` (uint8, row by row) is there
-    on subscriptions with ordering only. `unsealed` is the queue's mark. `kept` is the store's copy of a chunk, whose rows
-    from `first_row` on these are; None where there is no store, or before it was given one.
+    on subscriptions with ordering only. `unsealed` is the queue's mark. `kept` is the store's copy of a chunk, of
+    whose rows these are the ones from `first_row` on; None where there is no store, or before it was given one.
     """
 
     __slots__ = (
