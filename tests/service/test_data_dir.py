@@ -26,6 +26,10 @@ from penstock.contract.actions import (
 from penstock.errors import BatchGone, OpenAgain, ReaderFenced
 
 
+SHORT_LEASES = ("--set", "pubsub.ack_deadline_s=10")
+"""What a killed daemon had not sealed comes again this soon."""
+
+
 class Query:
     """One reader of the bare protocol."""
 
@@ -73,7 +77,7 @@ def ledger_adds_up(daemon: Daemon) -> bool:
 
 def kill_and_restart(site: Site, daemon: Daemon, folder: Path) -> Daemon:
     daemon.end(signal.SIGKILL)
-    return site.serve("--data-dir", str(folder), port=daemon.port)
+    return site.serve("--data-dir", str(folder), *SHORT_LEASES, port=daemon.port)
 
 
 def test_a_killed_daemon_comes_back_with_the_same_batch_and_the_commit_acknowledges_it(
@@ -122,7 +126,7 @@ def test_acks_that_were_not_confirmed_are_repeated_after_a_restart(site: Site, t
 
 def test_a_daemon_killed_while_it_pulls_loses_nothing(site: Site, tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    daemon = site.serve("--data-dir", str(folder))
+    daemon = site.serve("--data-dir", str(folder), *SHORT_LEASES)
     query = Query()
     name = query.open(daemon).node
     site.publish(3000)
@@ -132,11 +136,7 @@ def test_a_daemon_killed_while_it_pulls_loses_nothing(site: Site, tmp_path: Path
     query.open(daemon)
     end = time.monotonic() + 60
     while len(seen) < 3000 and time.monotonic() < end:
-        try:
-            until(lambda: daemon.figures()["buffered"] > 0, 15)
-        except TimeoutError:
-            print(len(seen), daemon.figures(), site.statistics())
-            raise
+        until(lambda: daemon.figures()["buffered"] > 0, 30)
         batch = query.seal(daemon, 1).batch or ""
         seen.update(query.read(daemon, batch))
         query.commit(daemon, name, batch)
