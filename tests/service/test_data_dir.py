@@ -25,7 +25,6 @@ from penstock.contract.actions import (
 )
 from penstock.errors import BatchGone, OpenAgain, ReaderFenced
 
-
 SHORT_LEASES = ("--set", "pubsub.ack_deadline_s=10")
 """What a killed daemon had not sealed comes again this soon."""
 

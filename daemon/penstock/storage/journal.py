@@ -78,7 +78,7 @@ def _record_at(raw: bytes, at: int) -> tuple[Record, int, int] | None:
     if magic != _MAGIC or start + length > len(raw):
         return None
     body = raw[start : start + length]
-    if zlib.crc32(body, durable & 0xFFFFFFFF) != crc:
+    if _crc(body, durable) != crc:
         return None
     return json.loads(body), start + length, durable
 
@@ -165,7 +165,11 @@ def _body(record: Record) -> bytes:
 
 
 def _framed(body: bytes, durable: int) -> bytes:
-    return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body, durable & 0xFFFFFFFF), durable) + body
+    return _HEADER.pack(_MAGIC, len(body), _crc(body, durable), durable) + body
+
+
+def _crc(body: bytes, durable: int) -> int:
+    return zlib.crc32(body, zlib.crc32(durable.to_bytes(8, "little")))
 
 
 def _write(file: int, raw: bytes, at: int) -> None:

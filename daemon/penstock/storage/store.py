@@ -191,15 +191,15 @@ class Store:
             self._sync |= job.sync
         else:
             self._durable = job.through
+        while self._waiting and self._waiting[0][0] <= self._durable:
+            self._waiting.popleft()[1]()
         if job.failure is not None:
-            self._suffer(job.failure)
+            self._suffer(job.failure, undecided=bool(job.entries))
         elif self.problem is not None:
             events.DiskRecovered(data_dir=str(self._folder.path)).emit()
             self.problem = None
-        while self._waiting and self._waiting[0][0] <= self._durable:
-            self._waiting.popleft()[1]()
 
-    def _suffer(self, failure: OSError) -> None:
+    def _suffer(self, failure: OSError, *, undecided: bool) -> None:
         """A write failed: seals whose rows are not stored are taken back, so that decisions after them can go on."""
         if self.problem is None:
             events.DiskTrouble(data_dir=str(self._folder.path), error=str(failure), free=self._folder.free()).emit()
@@ -207,7 +207,9 @@ class Store:
             f"the daemon cannot write to its data_dir {self._folder.path}: {failure.strerror} ({self._folder.free()}). "
             "Make room there, or name a larger folder; what waits is in Pub/Sub, and it goes on by itself"
         )
-        # Their callers are told now, and ask again: some of the decisions may be taken back in the next line.
+        if not undecided:
+            return
+        # Who waits is told now, and asks again: some of the decisions are about to be taken back.
         for call in [call for call in self._calls if not call.done()]:
             call.set_exception(DiskFull(self.problem))
         blocked = [entry for entry in self._entries if _lacks_rows(entry.decision)]
