@@ -209,7 +209,10 @@ class StatusRequest(Request):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StatusReply(Body):
-    """`generation`: of the consumer asked for, 0 when unknown. `subscriptions`: name → figures for people and tools."""
+    """`generation`: of the consumer asked for, 0 when unknown. `subscriptions`: name → figures for people and tools.
+
+    `storage`: figures of the `data_dir`; None where there is none.
+    """
 
     node: str
     incarnation: str
@@ -218,6 +221,7 @@ class StatusReply(Body):
     generation: int
     subscriptions: dict[str, Any]
     memory: dict[str, Any]
+    storage: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

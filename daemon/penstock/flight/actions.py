@@ -145,6 +145,7 @@ class Actions:
             state=self._opener.state(),
             generation=self._reservoir.generation(request.consumer) if request.consumer else 0,
             subscriptions=self._opener.figures(),
+            storage=self._reservoir.storage(),
             memory={"used_bytes": budget.used_bytes, "limit_bytes": budget.limit_bytes},
         )
 

@@ -78,5 +78,8 @@ class BatchStore(Protocol):
     def after(self, act: Callable[[], None]) -> None:
         """Do this once all that was recorded so far is durable: now, if it is."""
 
+    def statistics(self) -> dict[str, object]:
+        """For `status` and metrics: `problem`, counts of files and of bytes."""
+
     async def durable(self) -> None:
         """Return when all that was recorded so far is durable. Raises `DiskFull`. Safe to cancel."""

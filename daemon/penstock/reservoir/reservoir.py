@@ -120,6 +120,10 @@ class Reservoir:
         if self.store is not None:
             await self.store.durable()
 
+    def storage(self) -> dict[str, object] | None:
+        """Figures of the store, for `status` and metrics; None where there is none."""
+        return None if self.store is None else self.store.statistics()
+
     def tick(self) -> int:
         """Leases and contact of all subscriptions; call it a few times a second. Returns the rows that lapsed."""
         lapsed = self._catch_up()
