@@ -46,9 +46,7 @@ class _Figure:
 _FIGURES = (
     _Figure("received_messages", "Messages received", ("received",), counts=True),
     _Figure("received_bytes", "Bytes of responses received", ("pull", "bytes"), counts=True),
-    _Figure(
-        "recovered_messages", "Messages in batches that data_dir had at the start", ("recovered",), counts=True
-    ),
+    _Figure("recovered_messages", "Messages in batches that data_dir had at the start", ("recovered",), counts=True),
     _Figure("acknowledged_messages", "Messages whose acknowledgement was confirmed", ("acknowledged",), counts=True),
     _Figure("acks_lost_messages", "Messages whose acknowledgement failed for good", ("acks_lost",), counts=True),
     _Figure("released_messages", "Messages given back at once", ("released",), counts=True),

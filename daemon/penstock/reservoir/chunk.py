@@ -96,15 +96,15 @@ class Chunk:
         self.kept, self.first_row = kept, first_row
         kept.add(self)
 
-    def move_to(self, rows: pa.RecordBatch, ack_ids: pa.Array, claims: tuple[Allocation, Allocation]) -> None:
-        """Read from the store's copy of the whole chunk, and let go of the memory that came from the decoder."""
+    def move_to(self, rows: pa.RecordBatch, claim: Allocation) -> None:
+        """Read from the store's copy of the whole chunk, and let go of the memory that came from the decoder.
+
+        The ack IDs stay: they are a seventh of 1 KB messages, and the loop would fault their pages in, one by one.
+        """
         if self.rows.num_columns < rows.num_columns:  # shed: its rows are not needed any more
             return
-        count = len(self)
-        whole = count == rows.num_rows
-        self.rows = rows if whole else rows.slice(self.first_row, count)
-        self.ack_ids = ack_ids if whole else ack_ids.slice(self.first_row, count)
-        self._claims = claims
+        self.rows = rows if len(self) == rows.num_rows else rows.slice(self.first_row, len(self))
+        self._claims = (claim, self._claims[1])
 
     def cut(self, rows: int) -> tuple[Chunk, Chunk]:
         """The first `rows` rows and the rest, sharing buffers and claims. The lease stays with neither."""

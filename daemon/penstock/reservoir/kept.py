@@ -53,10 +53,10 @@ class Kept:
         self._chunks.add(chunk)
 
     def written(self, share: Share, copy: Copy) -> None:
-        """The copy is there: the chunks read from it, and let go of their own memory."""
+        """The copy is there: the chunks read their rows from it, and let go of their own memory."""
         self.copy = copy
         for chunk in list(self._chunks):
-            chunk.move_to(copy.rows, copy.ack_ids, self.claims(share))
+            chunk.move_to(copy.rows, self.claims(share)[0])
 
     def claims(self, share: Share) -> tuple[Allocation, Allocation]:
         """What the copy's rows and ack IDs take of the budget: nothing where they are on a disk."""

@@ -1,7 +1,8 @@
 """The files of rows: each chunk is one Arrow IPC message, appended once, then read as mapped memory.
 
 A subscription fills one segment after the other. A segment goes when it is full and nothing refers to its chunks. Its
-size is set from the start, so that one mapping serves all of it; what is not written yet takes no space.
+size is set from the start, so that one mapping serves all of it; what is not written yet takes no space. One that is
+gone is filled again if nobody reads it: new pages cost more than writing them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ SEGMENT_BYTES = 64 << 20
 SYNC_BYTES = 16 << 20
 """This much is not left unsynced, so that a seal waits for less than that: 0.1 s at 160 MB/s."""
 
+SPARES = 2
+"""Files that are kept to be filled again while there is work. They take space that no batch has."""
+
 _ALIGN = 64
 _PLAIN = ROWS_SCHEMA.append(pa.field("ack_id", pa.string()))
 _BUCKETED = _PLAIN.append(pa.field("bucket", pa.uint8()))
@@ -39,11 +43,20 @@ class _Segment:
     number: int
     path: Path
     file: int
+    mapping: mmap.mmap
     memory: pa.Buffer
     used_bytes: int = 0
     unsynced_bytes: int = 0
     chunks: int = 0
     full: bool = False
+
+
+@dataclass(frozen=True)
+class _Spare:
+    """A file that nobody reads or will read."""
+
+    path: Path
+    file: int
 
 
 class Segments:
@@ -55,6 +68,7 @@ class Segments:
         self._last = after
         self._all: dict[int, _Segment] = {}
         self._open: dict[str, _Segment] = {}
+        self._spares: list[_Spare] = []
         self.written_bytes = 0
 
     def __len__(self) -> int:
@@ -97,7 +111,11 @@ class Segments:
             self._remove(segment)
 
     def close_unused(self) -> None:
-        """Remove the files that are being filled but hold nothing that counts."""
+        """Remove the files that hold nothing that counts; for when there is no work."""
+        while self._spares:
+            spare = self._spares.pop()
+            os.close(spare.file)
+            spare.path.unlink(missing_ok=True)
         for subscription, segment in list(self._open.items()):
             if not segment.chunks:
                 del self._open[subscription]
@@ -130,6 +148,8 @@ class Segments:
 
     def close(self) -> None:
         """Close all files. What is mapped stays mapped for who reads it."""
+        for spare in self._spares:
+            os.close(spare.file)
         for segment in self._all.values():
             if segment.file >= 0:
                 os.close(segment.file)
@@ -148,10 +168,15 @@ class Segments:
     def _create(self, size_bytes: int) -> _Segment:
         number = self._last + 1
         path = self._folder / f"{number:08d}.seg"
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        if self._spares and size_bytes == SEGMENT_BYTES:
+            spare = self._spares.pop()
+            spare.path.rename(path)
+            file = spare.file
+        else:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             os.ftruncate(file, size_bytes)
-            memory = pa.py_buffer(mmap.mmap(file, size_bytes, prot=mmap.PROT_READ))
+            mapping = mmap.mmap(file, size_bytes, prot=mmap.PROT_READ)
             if self._fsync:
                 sync_folder(self._folder)
         except OSError:
@@ -159,26 +184,31 @@ class Segments:
             path.unlink()
             raise
         self._last = number
-        segment = self._all[number] = _Segment(number, path, file, memory)
+        segment = self._all[number] = _Segment(number, path, file, mapping, pa.py_buffer(mapping))
         return segment
 
     def _finish(self, segment: _Segment) -> None:
-        """It is full: give back what it did not need."""
+        """Nothing more comes into it."""
         segment.full = True
         if not segment.chunks:
             self._remove(segment)
-            return
-        os.ftruncate(segment.file, segment.used_bytes)
-        self._sync(segment)
-        os.close(segment.file)
-        segment.file = -1
+        else:
+            self._sync(segment)
 
     def _remove(self, segment: _Segment) -> None:
+        del self._all[segment.number]
+        if segment.file >= 0 and segment.mapping.size() == SEGMENT_BYTES and len(self._spares) < SPARES:
+            del segment.memory
+            try:
+                segment.mapping.close()
+            except BufferError:  # somebody is still reading
+                pass
+            else:
+                self._spares.append(_Spare(segment.path, segment.file))
+                return
         if segment.file >= 0:
             os.close(segment.file)
-            segment.file = -1
         segment.path.unlink(missing_ok=True)
-        del self._all[segment.number]
 
     def _sync(self, segment: _Segment) -> None:
         if self._fsync and segment.unsynced_bytes:
@@ -189,10 +219,10 @@ class Segments:
         path = self._folder / f"{number:08d}.seg"
         try:
             with path.open("rb") as file:
-                memory = pa.py_buffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+                mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
             raise Damaged(f"{path} cannot be read: {error}") from error
-        segment = self._all[number] = _Segment(number, path, -1, memory, full=True)
+        segment = self._all[number] = _Segment(number, path, -1, mapping, pa.py_buffer(mapping), full=True)
         return segment
 
 
