@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ from penstock.contract.actions import (
     SealRequest,
     StatusRequest,
 )
-from penstock.errors import BatchGone, OpenAgain, ReaderFenced
+from penstock.errors import BatchGone, DiskFull, OpenAgain, ReaderFenced
 
 SHORT_LEASES = ("--set", "pubsub.ack_deadline_s=10")
 """What a killed daemon had not sealed comes again this soon."""
@@ -221,3 +223,43 @@ def test_a_drain_keeps_what_is_sealed_for_the_next_start(site: Site, tmp_path: P
     daemon = site.serve("--data-dir", str(folder), port=daemon.port)
     assert query.open(daemon).held == {1: batch}
     assert query.read(daemon, batch) == rows
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """24 MiB of tmpfs, where the tests may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting needs a privilege")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_said_and_the_query_goes_on_when_there_is_room(site: Site, small_disk: Path) -> None:
+    daemon = site.serve("--data-dir", str(small_disk))
+    query = Query()
+    name = query.open(daemon).node
+    site.publish(2000, data_bytes=2000)
+    batch = query.seal(daemon, 2000).batch or ""
+    (small_disk / "somebody else's").write_bytes(b"x" * (17 << 20))
+    site.publish(3000, data_bytes=2000)
+    until(lambda: daemon.figures()["paused"] == "disk")
+    query.after = 1
+    with pytest.raises(DiskFull, match=str(small_disk)):
+        query.seal(daemon, 1)
+    status, metrics = daemon.http("/metrics")
+    assert status == 200
+    assert "penstock_storage_full 1.0" in metrics
+
+    query.after = 0
+    assert query.commit(daemon, name, batch) in {"pending", "acked"}, "what is stored is still committed"
+    (small_disk / "somebody else's").unlink()
+    until(lambda: daemon.figures()["paused"] is None)
+    query.after = 1
+    batch = query.seal(daemon, 2000).batch or ""
+    assert len(query.read(daemon, batch)) == 2000
+    assert query.commit(daemon, name, batch) in {"pending", "acked"}
+    assert ledger_adds_up(daemon)

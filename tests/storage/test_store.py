@@ -108,6 +108,47 @@ async def test_a_segment_goes_with_the_last_batch_in_it(host: Host, monkeypatch:
         assert node.subscription.unaccounted() == 0
 
 
+async def test_what_a_reader_holds_stays_while_its_file_is_filled_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 100_000)
+    async with host.process() as node:
+        reader = node.open()
+        held = []
+        for epoch in range(1, 12):
+            node.deliver(100, data_bytes=600)
+            batch = node.seal(reader, epoch)
+            assert batch is not None
+            await node.reservoir.durable()
+            if epoch % 3 == 0:
+                ids = node.slices(reader, epoch, batch, 1)
+                held.append((ids, [part.rows for part in node.subscription.batches[0].snapshot(0, 1).parts]))
+            node.commit(reader, epoch, batch)
+            await node.reservoir.durable()
+        files = len(list((host.path / "segments").iterdir()))
+        assert files < 11 - len(held), "others are filled again"
+        for ids, parts in held:
+            assert [part.column("message_id").to_pylist() for part in parts] == ids
+
+
+async def test_a_seal_leaves_what_the_disk_has_still_to_take_to_the_next_one(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from penstock.reservoir import notes
+
+    monkeypatch.setattr(notes, "UNWRITTEN_BYTES", 50_000)
+    async with host.process() as node:
+        reader = node.open()
+        for _ in range(10):
+            node.deliver(100, data_bytes=300)
+        node.seal(reader, 1)
+        assert node.subscription.batches[0].rows == 100
+        await node.reservoir.durable()
+        await until(lambda: int(str(node.store.statistics()["segment_bytes_written"])) > 300_000)
+        node.seal(reader, 2)
+        assert node.subscription.backlog().rows == 0
+
+
 async def test_requeued_rows_are_sealed_again_without_being_written_twice(host: Host) -> None:
     async with host.process() as node:
         reader = node.open()

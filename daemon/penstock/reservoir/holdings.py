@@ -60,7 +60,7 @@ class Holdings:
 
     def take(self, max_rows: int, max_bytes: int) -> list[Chunk]:
         """Chunks for a batch, oldest rows first; empty when nothing is buffered."""
-        chunks, cut = self.queue.take(max_rows, max_bytes)
+        chunks, cut = self.queue.take(max_rows, min(max_bytes, self._notes.sealable_bytes(self.queue)))
         if cut is not None:
             whole, parts = cut
             self._replace_leases([whole], parts)
