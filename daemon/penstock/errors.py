@@ -21,6 +21,7 @@
         ├── ServiceUnavailable    SERVICE_UNAVAILABLE     a daemon cannot reach Pub/Sub now
         ├── OpenAgain             OPEN_AGAIN              a restarted daemon does not know this reader
         ├── Draining              DRAINING                the daemon is shutting down
+        ├── DiskFull              DISK_FULL               a daemon cannot write to its data_dir now
         ├── ReadIdle              READ_IDLE               a do_get stood still for too long
         ├── ReadIncomplete        READ_INCOMPLETE         fewer or more rows than the ticket names
         └── InternalError         INTERNAL                a defect of ours
@@ -161,6 +162,12 @@ class Draining(NodeError):
     """The daemon is shutting down and seals nothing new."""
 
     code = "DRAINING"
+
+
+class DiskFull(NodeError):
+    """The daemon cannot write to its `data_dir` now, so nothing new is sealed or decided."""
+
+    code = "DISK_FULL"
 
 
 class ReadIdle(NodeError):

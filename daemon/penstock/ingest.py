@@ -41,6 +41,7 @@ class Ingest:
         clock: Clock,
         prefetch: bool,
     ) -> None:
+        self._store = reservoir.store
         self.acks = AckQueue(channel, info.name, deadline_s=settings.ack_deadline_s, clock=clock)
         self.dead_letters = _dead_letters(channel, info.name, settings, clock)
         self.subscription = Subscription(
@@ -57,6 +58,7 @@ class Ingest:
             prefetch=prefetch,
             dead_letters=self.dead_letters,
             max_delivery_attempts=settings.max_delivery_attempts or 0,
+            store=reservoir.store,
         )
         reservoir.add(self.subscription)
         self.puller = Puller(
@@ -104,8 +106,8 @@ class Ingest:
     # --- the subscription's AckSink -----------------------------------------------------------------------------
 
     def acknowledge(self, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
-        """See `AckQueue`."""
-        self.acks.acknowledge(ack_ids, settled)
+        """See `AckQueue`. Sent when the decision is durable, where it is to be."""
+        self._when_durable(lambda: self.acks.acknowledge(ack_ids, settled))
 
     def extend(self, ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
         """See `AckQueue`."""
@@ -116,6 +118,15 @@ class Ingest:
 
         The service would deliver the messages there again at once, and they would be nobody's until their deadline.
         """
+        self._when_durable(lambda: self._release(ack_ids))
+
+    def _when_durable(self, act: Callable[[], None]) -> None:
+        if self._store is None:
+            act()
+        else:
+            self._store.after(act)
+
+    def _release(self, ack_ids: Sequence[pa.Array]) -> None:
         if not self._pulling:
             self.acks.release(ack_ids)
             return

@@ -26,7 +26,9 @@ from penstock.http import HttpServer
 from penstock.ingest import Ingest
 from penstock.pubsub import Control, PubSubChannel, SubscriptionInfo
 from penstock.reservoir import Reservoir, Subscription
+from penstock.reservoir.decisions import SubscriptionHeld
 from penstock.settings import Settings
+from penstock.storage import Found, Store, StoreFailed, open_store
 from penstock.telemetry import events
 
 TICK_S = 0.05
@@ -46,6 +48,10 @@ FLUSH_S = 5.0
 """How long the last acks and releases may take at the end of a drain."""
 
 
+STORAGE_FAILED = 74
+"""The exit code of a daemon that cannot rely on its disk (EX_IOERR of sysexits.h)."""
+
+
 def run(settings: Settings) -> int:
     """Serve until told to stop; the exit code."""
     memory.keep_heap()
@@ -62,7 +68,13 @@ class Service:
 
     def __init__(self, settings: Settings, clock: Clock = boottime) -> None:
         self.settings = settings
-        self.reservoir = Reservoir(settings.reservoir, clock, site=_site(settings.listen))
+        site = _site(settings.listen)
+        self._store: Store | None = None
+        self._found: Found | None = None
+        if settings.data_dir is not None:
+            self._store, self._found = open_store(Path(settings.data_dir), fsync=settings.fsync, site=site)
+        node = self._found.node if self._found else None
+        self.reservoir = Reservoir(settings.reservoir, clock, site=site, node=node, store=self._store)
         self._clock = clock
         self._ingests: dict[str, Ingest] = {}
         # Weak, so that a lock is gone with its last user and names that failed to open leave nothing.
@@ -130,6 +142,7 @@ class Service:
 
     async def _serve(self, http: str) -> None:
         settings = self.settings
+        self._recover()
         flight = FlightServer(
             settings.listen,
             loop=asyncio.get_running_loop(),
@@ -144,6 +157,10 @@ class Service:
                 running = [
                     self._tasks.create_task(task) for task in (self._tick(flight), self._trim(), self._forget_unused())
                 ]
+                for ingest in self._ingests.values():
+                    ingest.task = self._tasks.create_task(ingest.run())
+                if self._store is not None:
+                    running.append(self._tasks.create_task(self._keep(self._store)))
                 if settings.prefetch:
                     named = [name for name in settings.subscriptions if not set(name) & set("*?[")]
                     running += [self._tasks.create_task(self._prefetch(name)) for name in named]
@@ -156,6 +173,8 @@ class Service:
                     task.cancel()
         finally:
             self._serving = False
+            if self._store is not None:
+                self._store.close()
             self._ended = await asyncio.to_thread(flight.stop)
 
     async def _prefetch(self, path: str) -> None:
@@ -186,6 +205,13 @@ class Service:
         return ingest
 
     def _start(self, info: SubscriptionInfo) -> Ingest:
+        ingest = self._build(info)
+        if self._store is not None:
+            self._store.record(SubscriptionHeld(info.name, info.ordering, info.exactly_once))
+        ingest.task = self._tasks.create_task(ingest.run())
+        return ingest
+
+    def _build(self, info: SubscriptionInfo) -> Ingest:
         ingest = self._ingests[info.name] = Ingest(
             info,
             channel=self._channel,
@@ -194,8 +220,27 @@ class Service:
             clock=self._clock,
             prefetch=self.settings.prefetch and info.name in self.settings.subscriptions,
         )
-        ingest.task = self._tasks.create_task(ingest.run())
         return ingest
+
+    def _recover(self) -> None:
+        """Take up what the data_dir has, before anybody is answered. Pub/Sub is not asked: its streams will tell."""
+        found, self._found = self._found, None
+        if found is None:
+            return
+        self.reservoir.recover_evicted(found.evicted)
+        for held, consumers in found.subscriptions:
+            info = SubscriptionInfo(held.subscription, ordering=held.ordering, exactly_once=held.exactly_once)
+            self._build(info).subscription.recover(consumers)
+        batches = [batch for held in self.reservoir.subscriptions.values() for batch in held.batches]
+        rows = sum(batch.rows for batch in batches)
+        events.Recovered(data_dir=self.settings.data_dir or "", batches=len(batches), rows=rows).emit()
+
+    async def _keep(self, store: Store) -> None:
+        try:
+            await store.run()
+        except StoreFailed as error:
+            events.StorageFailed(error=str(error)).emit()
+            os._exit(STORAGE_FAILED)
 
     async def _forget_unused(self) -> None:
         """Let subscriptions go that nobody has used for a while, since a pattern may bring new ones for ever."""
@@ -261,6 +306,8 @@ class Service:
             subscription.release_all()
         # Acks and releases that the service has not confirmed by now would come again: a last try.
         unsent = [await ingest.acks.flush(FLUSH_S) for ingest in list(self._ingests.values())]
+        if self._store is not None:
+            await self._store.flush(FLUSH_S)
         events.Drained(unconfirmed=sum(unsent)).emit()
 
     @contextlib.contextmanager

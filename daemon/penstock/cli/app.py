@@ -54,6 +54,7 @@ def serve(  # noqa: PLR0913 - flags
     config: Path | None = None,
     subscription: Annotated[tuple[str, ...], Parameter(name=("--subscription", "-s"))] = (),
     prefetch: bool | None = None,
+    data_dir: str | None = None,
     listen: str | None = None,
     advertise: str | None = None,
     http: str | None = None,
@@ -78,6 +79,8 @@ def serve(  # noqa: PLR0913 - flags
         reader on.
     prefetch
         Pull subscriptions that are named in full from the start.
+    data_dir
+        Folder where sealed batches outlive the daemon; each daemon needs its own.
     listen
         Where Arrow Flight is served: grpc://127.0.0.1:8815.
     advertise
@@ -105,6 +108,7 @@ def serve(  # noqa: PLR0913 - flags
     given = {
         "subscriptions": subscription or None,
         "prefetch": prefetch,
+        "data_dir": data_dir,
         "listen": listen,
         "advertise": advertise,
         "http": http,

@@ -26,6 +26,7 @@ from penstock.contract.actions import (
 )
 from penstock.contract.body import Request
 from penstock.errors import (
+    DiskFull,
     Draining,
     NodeUnreachable,
     OpenAgain,
@@ -128,7 +129,7 @@ class Calls:
                 error: PenstockError = NodeUnreachable(
                     f"the daemon at {peer.node.endpoint} forgets this reader again and again"
                 )
-            except (NodeUnreachable, ServiceUnavailable, Draining, SubscriptionShared) as failure:
+            except (NodeUnreachable, ServiceUnavailable, Draining, DiskFull, SubscriptionShared) as failure:
                 error = failure
                 if pause_s == RETRY_FIRST_S:
                     _LOG.warning("waiting up to %g s: %s", self.settings.node_wait_s, failure)

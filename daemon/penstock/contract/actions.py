@@ -235,6 +235,7 @@ class Accounting(Body):
 class StatusReply(Body):
     """`generation`: of the consumer asked for, 0 when unknown. `subscriptions`: name → figures for people and tools.
 
+    `storage`: figures of the `data_dir`; None where there is none.
     Of these figures `accounting` is an `Accounting`.
     """
 
@@ -245,6 +246,7 @@ class StatusReply(Body):
     generation: int
     subscriptions: dict[str, Any]
     memory: dict[str, Any]
+    storage: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

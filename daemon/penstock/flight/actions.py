@@ -19,6 +19,9 @@ MAX_BACKLOG_WAIT_S = 30.0
 MAX_NAME_LENGTH = 256
 """Longest name of a consumer or a reader; those that we make have 32 characters."""
 
+DECISIONS = frozenset({"open", "seal", "commit", "release", "bye", "close"})
+"""Actions that are answered only when what they decided is durable, where anything is."""
+
 SCHEMA_TEXT = base64.b64encode(ROWS_SCHEMA.serialize().to_pybytes()).decode()
 
 
@@ -59,7 +62,10 @@ class Actions:
         if isinstance(request, bodies.ReaderRequest):
             _check_names(request)
         reply = self._handlers[name](request)
-        return (reply if isinstance(reply, Body) else await reply).to_json()
+        body = reply if isinstance(reply, Body) else await reply
+        if name in DECISIONS:
+            await self._reservoir.durable()
+        return body.to_json()
 
     async def _open(self, request: bodies.OpenRequest) -> bodies.OpenReply:
         if request.after < 0 or request.reader.generation < 1:
@@ -139,6 +145,7 @@ class Actions:
             state=self._opener.state(),
             generation=self._reservoir.generation(request.consumer) if request.consumer else 0,
             subscriptions=self._opener.figures(),
+            storage=self._reservoir.storage(),
             memory={"used_bytes": budget.used_bytes, "limit_bytes": budget.limit_bytes},
         )
 

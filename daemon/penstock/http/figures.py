@@ -46,6 +46,7 @@ class _Figure:
 _FIGURES = (
     _Figure("received_messages", "Messages received", ("received",), counts=True),
     _Figure("received_bytes", "Bytes of responses received", ("pull", "bytes"), counts=True),
+    _Figure("recovered_messages", "Messages in batches that data_dir had at the start", ("recovered",), counts=True),
     _Figure("acknowledged_messages", "Messages whose acknowledgement was confirmed", ("acknowledged",), counts=True),
     _Figure("acks_lost_messages", "Messages whose acknowledgement failed for good", ("acks_lost",), counts=True),
     _Figure("released_messages", "Messages given back at once", ("released",), counts=True),
@@ -84,6 +85,14 @@ _FIGURES = (
     ),
 )
 
+_STORAGE_FIGURES = (
+    _Figure("storage_segments", "Files of rows in the data_dir", ("segments",)),
+    _Figure("storage_segment_written_bytes", "Bytes of rows written", ("segment_bytes_written",), counts=True),
+    _Figure("storage_journal_bytes", "Bytes of decisions in the journal", ("journal_bytes",)),
+    _Figure("storage_journal_written_bytes", "Bytes of decisions written", ("journal_bytes_written",), counts=True),
+    _Figure("storage_full", "1 while the data_dir cannot be written to", ("problem",)),
+)
+
 _ABSENT_IS_ZERO = frozenset({"paused", "failed", "oldest_unsealed_age_seconds"})
 
 
@@ -91,16 +100,24 @@ class DaemonCollector(Collector):
     """Asks for the figures once per scrape."""
 
     def __init__(
-        self, figures: Callable[[], Mapping[str, Mapping[str, Any]]], budget: Callable[[], BudgetFigures]
+        self,
+        figures: Callable[[], Mapping[str, Mapping[str, Any]]],
+        budget: Callable[[], BudgetFigures],
+        storage: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
         self._figures = figures
         self._budget = budget
+        self._storage = storage
 
     def collect(self) -> Iterable[Metric]:
         """All metrics, those of the budget first."""
         budget = self._budget()
         yield GaugeMetricFamily("penstock_budget_limit_bytes", "Bytes that all buffers may use", budget.limit_bytes)
         yield GaugeMetricFamily("penstock_budget_used_bytes", "Bytes that all buffers use", budget.used_bytes)
+        if (storage := self._storage()) is not None:
+            for figure in _STORAGE_FIGURES:
+                kind = CounterMetricFamily if figure.counts else GaugeMetricFamily
+                yield kind(f"penstock_{figure.name}", figure.help_text, figure.value(storage) or 0.0)
         by_subscription = self._figures()
         for figure in _FIGURES:
             kind = CounterMetricFamily if figure.counts else GaugeMetricFamily

@@ -30,6 +30,9 @@ class _Reservoir(Protocol):
     def budget(self) -> BudgetFigures:
         """The memory budget."""
 
+    def storage(self) -> dict[str, Any] | None:
+        """Figures of the data_dir; None where there is none."""
+
 
 class Daemon(Protocol):
     """What the HTTP room sees of the daemon."""
@@ -58,7 +61,9 @@ class HttpServer:
         self._registry = CollectorRegistry()
         self._registry.register(REGISTRY)
         self._registry.register(ProcessCollector())
-        self._registry.register(DaemonCollector(daemon.figures, lambda: daemon.reservoir.budget))
+        self._registry.register(
+            DaemonCollector(daemon.figures, lambda: daemon.reservoir.budget, daemon.reservoir.storage)
+        )
         self._lag = Gauge("penstock_loop_lag_seconds", "How late the loop woke the last time", registry=self._registry)
         self._lag_s = 0.0
         self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S)

@@ -19,6 +19,8 @@ class Ledger:
 
     `known` and `renewed` are deliveries that made no row: of what was committed, acknowledged once more, and of what is
     held, whose ack ID they renewed.
+
+    `recovered` were in batches that a store had when the daemon started.
     """
 
     received: int = 0

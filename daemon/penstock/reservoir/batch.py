@@ -76,8 +76,8 @@ class Snapshot:
 class Batch:
     """What one daemon sealed for `(consumer, epoch)`."""
 
-    def __init__(self, epoch: int, chunks: Sequence[Chunk]) -> None:
-        self.id = new_id()
+    def __init__(self, epoch: int, chunks: Sequence[Chunk], batch_id: str | None = None) -> None:
+        self.id = batch_id or new_id()
         self.epoch = epoch
         self.state = State.SEALED
         self.chunks: tuple[Chunk, ...] = tuple(chunks)

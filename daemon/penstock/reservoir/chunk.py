@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from penstock.reservoir.budget import Allocation, Share
 from penstock.reservoir.id_table import SLOT_BYTES, Seat
+from penstock.reservoir.kept import Kept
 from penstock.reservoir.ordering import buckets_of
 
 
@@ -15,7 +16,8 @@ class Chunk:
 
     `rows` has `contract.ROWS_SCHEMA`; `ack_ids` is a string array, row by row. `buckets` (uint8, row by row) is there
     on subscriptions with ordering only. `unsealed` is the queue's mark; `committed` says that acks are on their way;
-    `seat` is where its message IDs are found.
+    `seat` is where its message IDs are found. `kept` is the store's copy of a chunk, of whose rows these are the ones
+    from `first_row` on; None where there is no store, or before it was given one.
     """
 
     __slots__ = (
@@ -24,6 +26,8 @@ class Chunk:
         "ack_ids",
         "buckets",
         "committed",
+        "first_row",
+        "kept",
         "lease",
         "publish_range_us",
         "received_at",
@@ -53,6 +57,8 @@ class Chunk:
         self.unsealed = False
         self.committed = False
         self.seat = seat
+        self.kept: Kept | None = None
+        self.first_row = 0
         self._claims = claims
 
     @classmethod
@@ -82,12 +88,17 @@ class Chunk:
         return self._claims[0]
 
     def shed(self, share: Share) -> None:
-        """Drop all that an acknowledgement does not need: its rows are committed, nobody reads them again."""
-        kept = self.rows.select(["message_id", "publish_time"])
-        self._claims = (share.claim(kept.get_total_buffer_size()), *self._claims[1:])
-        self.rows = kept
-        self.buckets = None
+        """Drop all that an acknowledgement does not need: its rows are committed, nobody reads them again.
+
+        What a store holds stays there and goes as a whole.
+        """
         self.committed = True
+        if self.kept is not None and self.kept.place is not None:
+            return
+        left = self.rows.select(["message_id", "publish_time"])
+        self._claims = (share.claim(left.get_total_buffer_size()), *self._claims[1:])
+        self.rows = left
+        self.buckets = None
 
     def renew(self, rows: np.ndarray, ack_ids: pa.Array, share: Share) -> None:
         """Messages of these rows were delivered again with these ack IDs; of several for a row the last one counts.
@@ -100,6 +111,21 @@ class Chunk:
         self.ack_ids = pa.concat_arrays([self.ack_ids, ack_ids]).take(pa.array(newest))
         self._claims = (*self._claims[:2], share.claim(self.ack_ids.get_total_buffer_size()))
 
+    def keep(self, kept: Kept, first_row: int) -> None:
+        """These are rows of a chunk that a store has or is about to have."""
+        self.kept, self.first_row = kept, first_row
+        kept.add(self)
+
+    def move_to(self, rows: pa.RecordBatch, claim: Allocation) -> None:
+        """Read from the store's copy of the whole chunk, and let go of the memory that came from the decoder.
+
+        The ack IDs stay: they are a seventh of 1 KB messages, and the loop would fault their pages in, one by one.
+        """
+        if self.rows.num_columns < rows.num_columns:  # shed: its rows are not needed any more
+            return
+        self.rows = rows if len(self) == rows.num_rows else rows.slice(self.first_row, len(self))
+        self._claims = (claim, *self._claims[1:])
+
     def cut(self, rows: int) -> tuple[Chunk, Chunk]:
         """The first `rows` rows and the rest, sharing buffers and claims. The lease stays with neither."""
         return self._part(0, rows), self._part(rows, len(self) - rows)
@@ -109,7 +135,10 @@ class Chunk:
         seat = None if self.seat is None else self.seat.part(slice(start, start + rows))
         part = self.rows.slice(start, rows)
         ack_ids = self.ack_ids.slice(start, rows)
-        return Chunk(part, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets, seat=seat)
+        chunk = Chunk(part, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets, seat=seat)
+        if self.kept is not None:
+            chunk.keep(self.kept, self.first_row + start)
+        return chunk
 
     def filtered(self, keep: np.ndarray) -> Chunk:
         """The rows where `keep` (bool, row by row) holds. Still claims the whole: the rest is about to go."""

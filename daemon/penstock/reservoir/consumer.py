@@ -87,8 +87,12 @@ class Consumer:
     def end(self, batch: Batch, reason: str) -> None:
         """Record how a batch left the node."""
         self.batches.pop(batch.epoch, None)
-        self.ended[batch.epoch] = Tombstone(batch.id, reason)
-        self.ended.move_to_end(batch.epoch)
+        self.bury(batch.epoch, Tombstone(batch.id, reason))
+
+    def bury(self, epoch: int, tombstone: Tombstone) -> None:
+        """Remember how the batch of an epoch ended; the oldest are forgotten."""
+        self.ended[epoch] = tombstone
+        self.ended.move_to_end(epoch)
         while len(self.ended) > TOMBSTONES:
             self.ended.popitem(last=False)
 

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from penstock.contract import Reader
-from penstock.reservoir.consumer import Consumer
 
 EVICTED = 4096
 """Consumers remembered, a few MB with the longest names: a fence outlives 4,096 others that came and went."""
@@ -35,10 +34,10 @@ class Evicted:
         """What is remembered of a consumer."""
         return self._past.get(consumer_id)
 
-    def add(self, subscription: str, consumer: Consumer) -> None:
+    def add(self, subscription: str, consumer_id: str, reader: Reader, committed_through: int) -> None:
         """Remember one."""
-        self._past[consumer.id] = Past(subscription, consumer.reader, consumer.committed_through)
-        self._past.move_to_end(consumer.id)
+        self._past[consumer_id] = Past(subscription, reader, committed_through)
+        self._past.move_to_end(consumer_id)
         while len(self._past) > EVICTED:
             self._past.popitem(last=False)
 

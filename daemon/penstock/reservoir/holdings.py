@@ -14,6 +14,7 @@ from penstock.reservoir.held import HeldIds, Match, single
 from penstock.reservoir.id_table import Hashes, hashes_of
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Extend, Lapse, Leases
+from penstock.reservoir.notes import Notes
 from penstock.reservoir.ordering import BUCKETS
 from penstock.reservoir.poison import DeadLetters
 from penstock.reservoir.ports import AckOutcome, AckSink, DeadLetterSink
@@ -27,6 +28,7 @@ class Holdings:
         self,
         acks: AckSink,
         share: Share,
+        notes: Notes,
         *,
         deadline_s: float,
         max_lease_s: float,
@@ -41,6 +43,7 @@ class Holdings:
         self.ordered = ordered
         self._acks = acks
         self._share = share
+        self._notes = notes
         self._leases = Leases(deadline_s, max_lease_s)
         self.dead_letters = DeadLetters(
             dead_letters,
@@ -92,6 +95,14 @@ class Holdings:
             self.held.add(chunk, hashes_of(rows.column("message_id")), distinct=True)
         self._leases.hold(chunk, now + self._leases.deadline_s, receipt=receipt)
         self.queue.append(chunk)
+        self._notes.keep(chunk, self._share)
+
+    def restore(self, chunks: Sequence[Chunk], now: float) -> None:
+        """Chunks of a batch that a store had: nobody kept their leases, so each is due at once and counts as lapsed."""
+        for chunk in chunks:
+            self._leases.hold(chunk, now)
+            self.held.add(chunk, hashes_of(chunk.rows.column("message_id")), distinct=True)
+        self.ledger.recovered += _rows(chunks)
 
     def give_back_unread(self, ack_ids: Sequence[pa.Array]) -> None:
         """Messages that came and were never taken in go back at once."""
@@ -102,10 +113,12 @@ class Holdings:
 
     def take(self, max_rows: int, max_bytes: int) -> list[Chunk]:
         """Chunks for a batch, oldest rows first; empty when nothing is buffered."""
-        chunks, cut = self.queue.take(max_rows, max_bytes)
+        chunks, cut = self.queue.take(max_rows, min(max_bytes, self._notes.sealable_bytes(self.queue)))
         if cut is not None:
             whole, parts = cut
             self._replace(whole, parts)
+        for chunk in chunks:  # parts of chunks that lost rows are new
+            self._notes.keep(chunk, self._share)
         return chunks
 
     def put_back(self, chunks: Sequence[Chunk]) -> None:

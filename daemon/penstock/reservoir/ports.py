@@ -8,6 +8,9 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from penstock.reservoir.decisions import Decision
+from penstock.reservoir.kept import Copy, Kept
+
 
 @dataclass(frozen=True)
 class AckOutcome:
@@ -60,3 +63,33 @@ class ChunkSink(Protocol):
 
     async def wait_resumed(self) -> None:
         """Return when `paused` is False. Safe to cancel."""
+
+
+class BatchStore(Protocol):
+    """Where batches and decisions outlive the process. Calls return at once and take effect in their order."""
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether what it holds is memory of this machine, so that it counts in the budget."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be stored now, for people, with the way out; None while it can."""
+
+    def append(self, subscription: str, rows: Copy, kept: Kept, written: Callable[[Copy], None]) -> None:
+        """Begin to write a chunk. When it is there, `kept` has its place, and `written` gets it as mapped memory."""
+
+    def record(self, decision: Decision, *, lazily: bool = False, refused: Callable[[], None] | None = None) -> None:
+        """Write a decision down. `lazily`: nobody waits for it.
+
+        `refused` is called instead if the rows of a `BatchSealed` could not be stored.
+        """
+
+    def after(self, act: Callable[[], None]) -> None:
+        """Do this once all that was recorded so far is durable: now, if it is."""
+
+    def statistics(self) -> dict[str, object]:
+        """For `status` and metrics: `problem`, counts of files and of bytes."""
+
+    async def durable(self) -> None:
+        """Return when all that was recorded so far is durable. Raises `DiskFull`. Safe to cancel."""

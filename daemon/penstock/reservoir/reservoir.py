@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from penstock.clock import Clock
 from penstock.contract import MAX_CONSUMERS, MAX_SLICES, Reader, new_id, new_node, project
 from penstock.contract.actions import Ticket
@@ -9,7 +11,9 @@ from penstock.errors import InvalidRequest, OpenAgain, TooManyConsumers
 from penstock.reservoir.batch import Batch, Snapshot, State
 from penstock.reservoir.budget import Budget
 from penstock.reservoir.consumer import Consumer, Tombstone, fence, gone
+from penstock.reservoir.decisions import ConsumerEvicted, SubscriptionDropped
 from penstock.reservoir.evicted import Evicted
+from penstock.reservoir.ports import BatchStore
 from penstock.reservoir.subscription import Subscription
 from penstock.settings import ReservoirSettings
 
@@ -18,10 +22,19 @@ JUMP_S = 5.0
 
 
 class Reservoir:
-    """What one node holds. Its memory ends with the process, and so do its `node` and `incarnation`."""
+    """What one node holds. `incarnation` ends with the process, and so does `node` unless a store knows it."""
 
-    def __init__(self, settings: ReservoirSettings, clock: Clock, *, site: str = "here") -> None:
-        self.node = new_node(site)
+    def __init__(
+        self,
+        settings: ReservoirSettings,
+        clock: Clock,
+        *,
+        site: str = "here",
+        node: str | None = None,
+        store: BatchStore | None = None,
+    ) -> None:
+        self.node = node or new_node(site)
+        self.store = store
         self.incarnation = new_id()
         self.settings = settings
         self.budget = Budget(settings.memory_limit_bytes, high=settings.high, low=settings.low)
@@ -39,6 +52,8 @@ class Reservoir:
     def remove(self, subscription: Subscription) -> None:
         """Forget one that is unused."""
         subscription.leave()
+        if self.store is not None:
+            self.store.record(SubscriptionDropped(subscription.name))
         del self.subscriptions[subscription.name]
 
     def open(
@@ -97,6 +112,20 @@ class Reservoir:
             )
         return snapshot
 
+    def recover_evicted(self, found: Iterable[ConsumerEvicted]) -> None:
+        """Take up the fences of consumers that made room in a process before this one, oldest first."""
+        for one in found:
+            self._evicted.add(one.subscription, one.consumer, one.reader, one.committed_through)
+
+    async def durable(self) -> None:
+        """Return when every decision so far outlives this process, if any may. Raises `DiskFull`."""
+        if self.store is not None:
+            await self.store.durable()
+
+    def storage(self) -> dict[str, object] | None:
+        """Figures of the store, for `status` and metrics; None where there is none."""
+        return None if self.store is None else self.store.statistics()
+
     def tick(self) -> int:
         """Leases and contact of all subscriptions; call it a few times a second. Returns the rows that lapsed."""
         self._catch_up()
@@ -148,4 +177,8 @@ class Reservoir:
             )
         subscription, consumer = min(idle, key=lambda one: (not one[1].said_bye, one[1].last_contact, one[1].id))
         del subscription.consumers[consumer.id]
-        self._evicted.add(subscription.name, consumer)
+        self._evicted.add(subscription.name, consumer.id, consumer.reader, consumer.committed_through)
+        if self.store is not None:
+            self.store.record(
+                ConsumerEvicted(subscription.name, consumer.id, consumer.reader, consumer.committed_through)
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -18,10 +19,12 @@ from penstock.errors import EpochPast, InternalError, InvalidRequest, Subscripti
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.batch import Batch, State
 from penstock.reservoir.budget import Budget
-from penstock.reservoir.consumer import Consumer
+from penstock.reservoir.consumer import Consumer, Tombstone
 from penstock.reservoir.evicted import Past
 from penstock.reservoir.holdings import Holdings
-from penstock.reservoir.ports import AckSink, DeadLetterSink
+from penstock.reservoir.notes import Notes
+from penstock.reservoir.ports import AckSink, BatchStore, DeadLetterSink
+from penstock.reservoir.recovery import RecoveredBatch, RecoveredConsumer
 from penstock.settings import ReservoirSettings
 
 SEAL_FRACTION = 3
@@ -62,6 +65,8 @@ class Subscription:
         prefetch: bool = False,
         dead_letters: DeadLetterSink | None = None,
         max_delivery_attempts: int = 0,
+        store: BatchStore | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self.node = node
@@ -78,9 +83,12 @@ class Subscription:
         self._clock = clock
         self._max_buffer_age_s = max_buffer_age_s
         self._share = budget.share(settings.weight(name))
+        self._wall = wall
+        self._notes = Notes(name, store, clock, wall)
         self._holdings = Holdings(
             acks,
             self._share,
+            self._notes,
             deadline_s=deadline_s,
             max_lease_s=settings.max_lease_s,
             ordered=ordered,
@@ -115,9 +123,11 @@ class Subscription:
 
     @property
     def pause_reason(self) -> str | None:
-        """`drain`, `memory`, `age` or `queue`; None while messages are welcome."""
+        """`drain`, `disk`, `memory`, `age` or `queue`; None while messages are welcome."""
         if self.draining:
             return "drain"
+        if self._notes.problem is not None:
+            return "disk"
         if self._budget.paused(self._share):
             return "memory"
         oldest = self._holdings.queue.oldest_received_at()
@@ -167,6 +177,7 @@ class Subscription:
         self._displace_others(consumer_id, now, share=share)
         self.consumers[consumer_id] = consumer
         consumer.admit(reader, now, share=share)
+        self._notes.consumer(consumer)
         # A call that was under way for long may know less than this node.
         after = max(after, consumer.committed_through)
         self.failed = None
@@ -188,12 +199,14 @@ class Subscription:
     def bye(self, consumer: Consumer) -> None:
         """Contact is lost at once; nothing is released before another consumer comes or the time is up."""
         consumer.said_bye = True
+        self._notes.consumer(consumer)
         self._wake()
 
     def close(self, consumer: Consumer) -> None:
         """The consumer ends for good."""
         self._give_up(consumer, "its consumer was closed")
         consumer.closed = True
+        self._notes.consumer(consumer)
         self._forget_closed(consumer)
         self._settle_unwanted()
         self._wake()
@@ -219,7 +232,7 @@ class Subscription:
     def seal(self, consumer: Consumer, epoch: int, *, max_rows: int | None, max_bytes: int | None) -> SealReply:
         """The batch of an epoch: the same one for as long as it exists, whatever the limits of a later call.
 
-        Raises `EpochPast`, a `Failure`, `InvalidRequest`.
+        Raises `EpochPast`, a `Failure`, `InvalidRequest`, `DiskFull`.
         """
         self._touch(consumer)
         self._check_past(consumer, epoch)
@@ -281,6 +294,40 @@ class Subscription:
         self._touch(consumer)
         self._release(consumer, consumer.batch(epoch, batch_id), "released by its consumer")
 
+    # --- after a restart ------------------------------------------------------------------------------------------
+
+    def recover(self, found: Sequence[RecoveredConsumer]) -> None:
+        """Take up what a store had of a process before this one, before anything else is asked of this subscription.
+
+        Sealed batches are served again and their leases taken up, unconfirmed acks repeated. A consumer whose last
+        contact is too old, or in the future, is given up: the time that the daemon was away counts.
+        """
+        now = self._clock()
+        for one in found:
+            silent_s = self._wall() - one.noted.at
+            consumer = self.consumers[one.noted.consumer] = one.consumer(self._settings.consumer_timeout_s)
+            consumer.last_contact = now - silent_s
+            self._share.active |= consumer.contact
+            for batch in one.batches:
+                self._recover_batch(consumer, batch, now)
+            if not 0 <= silent_s < self._settings.consumer_timeout_s or not consumer.contact:
+                self._give_up(consumer, "its consumer had no contact while the daemon was away")
+            self._forget_closed(consumer)
+        self._settle_unwanted()
+
+    def _recover_batch(self, consumer: Consumer, found: RecoveredBatch, now: float) -> None:
+        if found.damage is not None:
+            reason = f"lost: {found.damage}"
+            self._notes.ended(consumer, found.epoch, found.id, reason)
+            consumer.bury(found.epoch, Tombstone(found.id, reason))
+            return
+        batch = Batch(found.epoch, found.chunks(self._share, now), found.id)
+        consumer.batches[batch.epoch] = batch
+        self._holdings.restore(batch.chunks, now)
+        if found.committed:
+            batch.move(State.COMMITTED)
+            self._send_acks(consumer, batch)
+
     # --- time ---------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> int:
@@ -310,8 +357,8 @@ class Subscription:
         self._wake()
 
     def release_all(self) -> None:
-        """The end of a drain: whatever is sealed goes back."""
-        for consumer in self.consumers.values():
+        """The end of a drain: whatever is sealed goes back, unless a store keeps it for the next start."""
+        for consumer in [] if self._notes.durable else self.consumers.values():
             self._give_up(consumer, "the daemon was stopped")
         self._holdings.release_unsealed()
         self._holdings.dead_letters.release_all()
@@ -419,16 +466,26 @@ class Subscription:
     def _new_batch(self, consumer: Consumer, epoch: int, max_rows: int, max_bytes: int) -> Batch | None:
         if self.draining:
             return None
+        self._notes.check()
         chunks = self._holdings.take(max_rows, max_bytes)
         if not chunks:
             return None
         batch = consumer.batches[epoch] = Batch(epoch, chunks)
         self._recent_seals.append(batch.bytes)
+        self._notes.sealed(consumer, batch, lambda: self._unseal(consumer, batch))
         self._wake()
         return batch
 
+    def _unseal(self, consumer: Consumer, batch: Batch) -> None:
+        """A batch whose rows could not be stored: its `seal` was never answered."""
+        if batch.state is State.SEALED:
+            self._requeue(consumer, batch)
+            self._wake()
+
     def _finish(self, consumer: Consumer, finished: FinishedEpoch, excluded: frozenset[str]) -> CommitState:
-        consumer.committed_through = max(consumer.committed_through, finished.epoch)
+        if finished.epoch > consumer.committed_through:
+            consumer.committed_through = finished.epoch
+            self._notes.consumer(consumer)
         batch = consumer.batches.get(finished.epoch)
         if batch is None:
             tombstone = consumer.ended.get(finished.epoch)
@@ -447,30 +504,39 @@ class Subscription:
 
     def _acknowledge(self, consumer: Consumer, batch: Batch) -> None:
         batch.move(State.COMMITTED)
+        self._notes.committed(consumer, batch)
+        self._send_acks(consumer, batch)
 
+    def _send_acks(self, consumer: Consumer, batch: Batch) -> None:
         def done() -> None:
             batch.move(State.GONE)
-            consumer.end(batch, _ACKNOWLEDGED)
+            self._end(consumer, batch, _ACKNOWLEDGED)
             self._forget_closed(consumer)
             self._wake()
 
         self._holdings.acknowledge(batch.surrender(), self._clock(), done)
 
+    def _end(self, consumer: Consumer, batch: Batch, reason: str) -> None:
+        self._notes.ended(consumer, batch.epoch, batch.id, reason)
+        consumer.end(batch, reason)
+
     def _requeue(self, consumer: Consumer, batch: Batch) -> None:
         batch.move(State.QUEUED)
-        consumer.end(batch, "requeued: no offset named it")
+        self._end(consumer, batch, "requeued: no offset named it")
         self._holdings.put_back(batch.surrender())
 
     def _release(self, consumer: Consumer, batch: Batch, reason: str) -> None:
         batch.move(State.RELEASED)
         batch.move(State.GONE)
-        consumer.end(batch, f"released: {reason}")
+        self._end(consumer, batch, f"released: {reason}")
         chunks = batch.surrender()
         self._holdings.dead_letters.came_back(chunks, self._clock())
         self._holdings.release(chunks)
 
     def _give_up(self, consumer: Consumer, reason: str) -> None:
-        consumer.lose()
+        if consumer.contact:
+            consumer.lose()
+            self._notes.consumer(consumer)
         for batch in list(consumer.batches.values()):
             if batch.state is State.SEALED:
                 self._release(consumer, batch, reason)
@@ -479,6 +545,7 @@ class Subscription:
         """A closed consumer stays until the acks of its last batch are confirmed."""
         if consumer.closed and not consumer.batches and self.consumers.get(consumer.id) is consumer:
             del self.consumers[consumer.id]
+            self._notes.forgotten(consumer)
 
     def _settle_unwanted(self) -> None:
         if self.prefetch or any(consumer.contact for consumer in self.consumers.values()):
@@ -502,6 +569,7 @@ class Subscription:
 
     def _touch(self, consumer: Consumer) -> None:
         consumer.touch(self._clock())
+        self._notes.heard(consumer)
 
     def _check_past(self, consumer: Consumer, epoch: int) -> None:
         if epoch <= consumer.committed_through:

@@ -160,6 +160,14 @@ class Settings(_Room):
     subscriptions: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="full names, or patterns with * ? []; others are refused"
     )
+    data_dir: str | None = Field(
+        default=None,
+        description="folder where sealed batches outlive the daemon, one daemon each: on tmpfs they survive the "
+        "process, on a disk the machine; default: memory only",
+    )
+    fsync: bool = Field(
+        default=True, description="sync data_dir at each decision; without, batches survive the process only"
+    )
     prefetch: bool = Field(default=False, description="pull subscriptions named in full before anybody opens them")
     drain_timeout_s: float = Field(default=20.0, ge=0, le=3600, description="time for readers to finish after SIGTERM")
     pubsub: PubSubSettings = PubSubSettings()

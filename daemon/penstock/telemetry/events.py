@@ -130,6 +130,74 @@ class ReadsCancelled(Event):
         return self.reads
 
 
+# --- storage --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered(Event):
+    """The daemon took up what a process before it had sealed."""
+
+    data_dir: str
+    batches: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalTruncated(Event):
+    """What was being written when the machine stopped was cut off; nobody had been told of it."""
+
+    level = "warning"
+    path: str
+    at: int
+    torn_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDirUntrusted(Event):
+    """The machine was restarted, and fsync was off: what the folder held is removed, and comes again."""
+
+    level = "warning"
+    data_dir: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLost(Event):
+    """The rows of a batch are not what was written: it is never served or acknowledged, its messages come again."""
+
+    level = "error"
+    counter: ClassVar = _counter("batches_lost", "Batches whose rows could not be read after a restart")
+    batch: str
+    epoch: int
+    rows: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskTrouble(Event):
+    """Nothing can be written to the data_dir; pulling pauses until it can."""
+
+    level = "error"
+    counter: ClassVar = _counter("disk_troubles", "Times that the data_dir became full or could not be written")
+    data_dir: str
+    error: str
+    free: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskRecovered(Event):
+    """The data_dir can be written to again."""
+
+    data_dir: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageFailed(Event):
+    """The disk may have lost what it took: the daemon ends, and its successor checks what is left."""
+
+    level = "error"
+    error: str
+
+
 # --- pubsub, continued ----------------------------------------------------------------------------------------------
 
 

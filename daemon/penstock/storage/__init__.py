@@ -1,0 +1,15 @@
+"""Batches and decisions in a folder that outlives the process: `data_dir`.
+
+Chunks enter as they arrive and decisions as they are made (`Store` satisfies `reservoir.ports.BatchStore`); what leaves
+is the same rows in mapped memory, and after a restart the `State` that the decisions add up to. The room must not know
+grpc, Flight or Pub/Sub, nor why anything was decided.
+
+`journal` is the file of decisions, `segments` the files of rows, `state` what decisions add up to, `folder` whose it
+is, `store` all of them behind one writer thread, `recovery` how they are found again.
+"""
+
+from penstock.storage.folder import StoreFailed
+from penstock.storage.recovery import Found, open_store
+from penstock.storage.store import Store
+
+__all__ = ["Found", "Store", "StoreFailed", "open_store"]
