@@ -54,6 +54,9 @@ def status(daemon: str | None, *, as_json: bool) -> int:
     console = Console()
     used, most = (reply.memory[key] / (1 << 20) for key in ("used_bytes", "limit_bytes"))
     console.print(f"{reply.state}, penstock {reply.version}, node {reply.node}, buffers {used:,.0f} of {most:,.0f} MiB")
+    if reply.storage is not None:
+        said = reply.storage.get("problem") or f"{reply.storage.get('segments')} files of rows"
+        console.print(f"data_dir {reply.storage.get('path')}: {said}")
     for name, figures in reply.subscriptions.items():
         console.print(_table(name, figures))
     if not reply.subscriptions:

@@ -1,8 +1,9 @@
 """Holds every message between the service and Spark: batches, leases, budget, contact, accounting.
 
 Decoded chunks enter through `Subscription.receive`; sealed batches leave as `Snapshot`s for readers, ack IDs leave
-through an `AckSink`. All methods are plain functions called on one thread with the clock's time; nothing here knows
-grpc, Flight, files or the event loop (but for `Subscription.wait_resumed` and `wait_rows`, which only wait).
+through an `AckSink`. Where batches are to outlive the process, rows and decisions go to a `BatchStore` before anybody
+hears of them. All methods are plain functions called on one thread with the clock's time; nothing here knows grpc,
+Flight, files or the event loop (but for `Subscription.wait_resumed` and `wait_rows`, which only wait).
 """
 
 from penstock.reservoir.batch import Part, Snapshot
