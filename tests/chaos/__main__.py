@@ -26,14 +26,14 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, help="draw the timeline here (PNG)")
     parser.add_argument("--per-second", type=int, default=500, help="messages published")
     parser.add_argument("--at-least-once", action="store_true", help="a subscription without exactly-once delivery")
-    parser.add_argument("--data-dir", action="store_true", help="batches on disk, so that a daemon's end costs nothing")
+    parser.add_argument("--in-memory", action="store_true", help="no data_dir: a killed daemon's rows come again")
     asked = parser.parse_args()
     setup = Setup(
         seed=asked.seed,
         minutes=asked.minutes,
         per_second=asked.per_second,
         exactly_once=not asked.at_least_once,
-        data_dir=asked.data_dir,
+        data_dir=not asked.in_memory,
     )
     print(f"seed {setup.seed}, {setup.minutes:g} minutes", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="penstock-chaos-"))

@@ -42,7 +42,7 @@ class Setup:
     minutes: float
     per_second: int = 500
     exactly_once: bool = True
-    data_dir: bool = False
+    data_dir: bool = True
     ack_deadline_s: int = 10
 
 
@@ -141,7 +141,7 @@ class Chaos:
     def _flags(self) -> tuple[str, ...]:
         flags = ["--set", f"pubsub.ack_deadline_s={self.setup.ack_deadline_s}", "--drain-timeout-s", "2"]
         if self.setup.data_dir:
-            flags += ["--set", f"storage.data_dir={self.folder / 'data'}"]
+            flags += ["--data-dir", str(self.folder / "data")]
         return tuple(flags)
 
     # --- the run ------------------------------------------------------------------------------------------------
