@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,20 @@ async def test_a_full_disk_refuses_seals_pauses_pulling_and_mends_itself(
         await node.reservoir.durable()
     async with host.process() as node:
         assert len(node.slices(node.open(2, after=1), 2, second, 1)[0]) == 20
+
+
+async def test_rows_that_went_back_are_not_held_for_a_full_disk(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    async with host.process() as node:
+        reader = node.open()
+        disk.full_for_rows = True
+        node.deliver(20)
+        held = weakref.ref(next(iter(node.subscription._holdings.queue)).rows)
+        await until(lambda: node.subscription.pause_reason == "disk")
+        subscription, consumer = node.reservoir.enter(CONSUMER, reader)
+        subscription.close(consumer)
+        assert len(host.acks.released) == 20
+        await until(lambda: gc.collect() >= 0 and held() is None)
 
 
 async def test_nothing_is_acknowledged_before_its_commit_is_written(

@@ -52,6 +52,11 @@ class Kept:
         """One more chunk that has rows of it."""
         self._chunks.add(chunk)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether any chunk has rows of it."""
+        return bool(self._chunks)
+
     def written(self, share: Share, copy: Copy) -> None:
         """The copy is there: the chunks read their rows from it, and let go of their own memory."""
         self.copy = copy

@@ -108,7 +108,8 @@ class Notes:
 
     def heard(self, consumer: Consumer) -> None:
         """An unfenced reader has spoken; noted now and then."""
-        if self._store is None or self._clock() - self._heard.get(consumer.id, float("-inf")) < HEARD_EVERY_S:
+        every_s = min(HEARD_EVERY_S, consumer.heartbeat_s)
+        if self._store is None or self._clock() - self._heard.get(consumer.id, float("-inf")) < every_s:
             return
         self._heard[consumer.id] = self._clock()
         at = self._wall_time(consumer.last_contact)

@@ -230,6 +230,9 @@ class Store:
             f"the daemon cannot write to its data_dir {self._folder.path}: {failure.strerror} ({self._folder.free()}). "
             "Make room there, or name a larger folder; what waits is in Pub/Sub, and it goes on by itself"
         )
+        # Rows that went back meanwhile would be held here only, where no budget counts them.
+        self._appends = [append for append in self._appends if append.kept.wanted]
+        self._stuck = False
         if not undecided:
             return
         # Who waits is told now, and asks again: some of the decisions are about to be taken back.
@@ -248,19 +251,20 @@ class Store:
     def _write(self, job: _Job) -> None:
         """As much of a job as can be written. Done twice, it writes what is left."""
         job.failure = None
-        for number in job.freed:
-            self._segments.free(number)
-        job.freed = []
         try:
             self._write_rows(job)
         except OSError as error:
             job.failure = error
-        if any(_lacks_rows(entry.decision) for entry in job.entries):
-            return
-        try:
-            self._write_decisions(job)
-        except OSError as error:
-            job.failure = error
+        if not any(_lacks_rows(entry.decision) for entry in job.entries):
+            try:
+                self._write_decisions(job)
+            except OSError as error:
+                job.failure = error
+        # Last, so that what ended a batch is on record before its rows are gone; and also where the rest failed, since
+        # it makes room.
+        for number in job.freed:
+            self._segments.free(number)
+        job.freed = []
 
     def _write_rows(self, job: _Job) -> None:
         if not job.appends and not job.entries:
