@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import pyarrow as pa
 import pyarrow.flight as fl
 
+from penstock.client.whole import whole_slice
 from penstock.contract import project
 from penstock.contract.actions import ACTIONS, Ticket
 from penstock.contract.body import Request
@@ -19,7 +20,6 @@ from penstock.errors import (
     NodeUnreachable,
     PenstockError,
     ProtocolMismatch,
-    ReadIncomplete,
     from_dict,
 )
 
@@ -99,34 +99,25 @@ class NodeClient:
             self._check_schema(reader.schema, ticket)
         except (fl.FlightError, pa.ArrowException) as error:
             raise self._translated(error, "do_get") from error
-        rows, told = 0, None
         try:
-            while (part := self._next(reader)) is not None:
-                if part.app_metadata is not None:
-                    told = _rows_told(part.app_metadata.to_pybytes())
-                if part.data is not None and part.data.num_rows:
-                    rows += part.data.num_rows
-                    yield part.data
+            yield from whole_slice(ticket, self._parts(reader), self.endpoint)
         finally:
             with contextlib.suppress(pa.ArrowException):
                 reader.cancel()
-        if rows != ticket.rows or told != ticket.rows:
-            raise ReadIncomplete(
-                f"slice {ticket.slice} of {ticket.slices} of batch {ticket.batch} has {ticket.rows} rows, but {rows} "
-                f"came from {self.endpoint} (which says it sent {told}): read it again"
-            )
 
     def close(self) -> None:
         """End the connection; running reads fail."""
         self._client.close()
 
-    def _next(self, reader: fl.FlightStreamReader) -> fl.FlightStreamChunk | None:
-        try:
-            return reader.read_chunk()
-        except StopIteration:
-            return None
-        except (fl.FlightError, pa.ArrowException) as error:
-            raise self._translated(error, "do_get") from error
+    def _parts(self, reader: fl.FlightStreamReader) -> Iterator[fl.FlightStreamChunk]:
+        while True:
+            try:
+                part = reader.read_chunk()
+            except StopIteration:
+                return
+            except (fl.FlightError, pa.ArrowException) as error:
+                raise self._translated(error, "do_get") from error
+            yield part
 
     def _check_schema(self, schema: pa.Schema, ticket: Ticket) -> None:
         if not schema.equals(project(ticket.columns)):
@@ -184,12 +175,3 @@ def _said(extra_info: bytes | None) -> PenstockError | None:
     except ValueError:
         return None
     return from_dict(said) if isinstance(said, dict) and "code" in said else None
-
-
-def _rows_told(metadata: bytes) -> int | None:
-    try:
-        said = json.loads(metadata)
-    except ValueError:
-        return None
-    rows = said.get("rows") if isinstance(said, dict) else None
-    return rows if isinstance(rows, int) else None
