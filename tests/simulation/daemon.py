@@ -1,0 +1,265 @@
+"""One daemon: the product's reservoir, actions and reads, its coroutines driven by hand, its streams simulated."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from tests.simulation.history import Spans
+from tests.simulation.pubsub import Message
+from tests.simulation.schedule import Process
+from tests.simulation.sending import Sender
+
+from penstock.contract import ROWS_SCHEMA
+from penstock.contract.actions import CreateSubscription, Ticket
+from penstock.contract.body import Request
+from penstock.errors import PenstockError
+from penstock.flight import Actions
+from penstock.flight.reads import Read, Reads
+from penstock.reservoir import Reservoir, Subscription
+from penstock.settings import ReservoirSettings
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+SUBSCRIPTION = "projects/p/subscriptions/orders"
+
+TICK_S = 1.0
+"""The product ticks twenty times as often; nothing here lasts less than this but the way of a call."""
+
+Answer = Callable[[bytes | PenstockError], None]
+
+
+class Settings(ReservoirSettings):
+    """With a memory limit in bytes: a simulated world is small."""
+
+    limit_bytes: int
+
+    @property
+    def memory_limit_bytes(self) -> int:
+        """The budget."""
+        return self.limit_bytes
+
+
+class Delay:
+    """Awaited where the product waits for the service; whoever drives the coroutine resumes it after `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __await__(self) -> Generator[float, None, None]:
+        """Say how long."""
+        yield self.seconds
+
+
+class Volatile:
+    """What a daemon has in memory only: a crash ends it. One whose state survives is another class of this shape."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float], site: str) -> None:
+        self._make = lambda: Reservoir(settings, clock, site=site)
+
+    def boot(self) -> Reservoir:
+        """The reservoir that a process starts with."""
+        return self._make()
+
+    def crash(self) -> None:
+        """The process was killed."""
+
+
+class Daemon:
+    """Satisfies `flight.Opener`. `life` counts its starts, so that what belongs to an earlier one is told apart."""
+
+    reservoir: Reservoir
+    sender: Sender
+    reads: Reads
+
+    def __init__(self, world: World, site: str) -> None:
+        shape = world.faults.shape
+        self.world = world
+        self.name = site
+        self.up = False
+        self.life = 0
+        self.process = Process(site)
+        self.settings = Settings(
+            limit_bytes=shape.memory_bytes,
+            consumer_timeout_s=shape.consumer_timeout_s,
+            max_lease_s=120.0,
+            read_idle_s=20.0,
+        )
+        self.memory = Volatile(self.settings, lambda: world.now, site)
+        self.stream: PullStream | None = None
+        self._opening = False
+        self._actions: Actions
+
+    def __repr__(self) -> str:
+        """Its name."""
+        return self.name
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Start the process."""
+        self.up, self.life, self.stream, self._opening = True, self.life + 1, None, False
+        self.process.frozen_until = 0.0
+        self.reservoir = self.memory.boot()
+        self._actions = Actions(self.reservoir, self, "simulated")
+        self.reads = Reads(lambda: self.world.now, self.settings.read_idle_s)
+        self.sender = Sender(self, self.world.service)
+        self.world.checks.booted(self)
+        self.world.note("%s starts as node %s", self.name, self.reservoir.node)
+        self._tick(self.life)
+
+    def crash(self) -> None:
+        """kill -9."""
+        self.up = False
+        self.close_stream()
+        self.memory.crash()
+        self.world.note("%s crashes", self.name)
+
+    def _tick(self, life: int) -> None:
+        if life != self.life or not self.up:
+            return
+        if self.world.frozen(self.process, lambda: self._tick(life)):
+            return
+        self.reservoir.tick()
+        self.reads.sweep()
+        self._pull()
+        self.world.checks.after(self)
+        self.world.at(TICK_S, lambda: self._tick(life))
+
+    # --- calls --------------------------------------------------------------------------------------------------
+
+    def serve(self, action: str, request: Request, answer: Answer) -> None:
+        """A request has arrived."""
+        self.world.checks.begins(self, action, request)
+        self._drive(self._actions.call(action, request.to_json()), action, request, answer, self.life)
+
+    def _drive(
+        self, call: Coroutine[Any, Any, bytes], action: str, request: Request, answer: Answer, life: int
+    ) -> None:
+        if life != self.life or not self.up:
+            call.close()
+            return
+        try:
+            delay_s = call.send(None)
+        except StopIteration as end:
+            self.world.checks.served(self, action, request)
+            answer(end.value)
+        except PenstockError as error:
+            self.world.note("%s answers %s with %s", self.name, action, error.code)
+            answer(error)
+        else:
+            self.world.at(delay_s, functools.partial(self._drive, call, action, request, answer, life))
+        self._pull()
+        self.world.checks.after(self)
+
+    def read(self, ticket: Ticket) -> Read:
+        """`do_get`. Raises `PenstockError`."""
+        return self.reads.start(self.reservoir.read(ticket), ticket.columns)
+
+    # --- flight.Opener ------------------------------------------------------------------------------------------
+
+    async def subscription(self, name: str, create: CreateSubscription | None) -> Subscription:
+        """The one there is, described first by whoever opens it first."""
+        faults = self.world.faults
+        if name not in self.reservoir.subscriptions or faults.rng.random() < 0.1:
+            await Delay(faults.soon_s(0.2))
+        if name not in self.reservoir.subscriptions:
+            shape = faults.shape
+            held = Subscription(
+                name,
+                node=self.reservoir.node,
+                settings=self.settings,
+                budget=self.reservoir.budget,
+                acks=self.sender,
+                clock=lambda: self.world.now,
+                ordered=shape.ordered,
+                deadline_s=shape.deadline_s,
+                max_buffer_age_s=30.0,
+            )
+            held.exactly_once = lambda: shape.exactly_once
+            held.streams_open_since = lambda: None if self.stream is None else self.stream.since
+            self.reservoir.add(held)
+        return self.reservoir.subscriptions[name]
+
+    def state(self) -> str:
+        """Always."""
+        return "serving"
+
+    def figures(self) -> dict[str, dict[str, object]]:
+        """Of the subscription."""
+        return {name: held.statistics() for name, held in self.reservoir.subscriptions.items()}
+
+    def drain(self) -> None:
+        """Not simulated."""
+
+    # --- pulling ------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> Subscription | None:
+        """The subscription, once somebody has opened it."""
+        return self.reservoir.subscriptions.get(SUBSCRIPTION)
+
+    def _pull(self) -> None:
+        """Open a stream when messages are wanted, and close it some time after they are not."""
+        held = self.held
+        if held is None or self._opening or held.wanted is (self.stream is not None):
+            return
+        self._opening = True
+        life = self.life
+
+        def act() -> None:
+            if life != self.life or not self.up:
+                return
+            self._opening = False
+            if held.wanted and self.stream is None:
+                self.stream = PullStream(self, held)
+                self.world.service.attach(self.stream)
+            elif not held.wanted and self.stream is not None:
+                self.close_stream()
+                held.stopped_pulling()
+            self.world.checks.after(self)
+
+        self.world.at(self.world.faults.soon_s(0.1), act)
+
+    def close_stream(self) -> None:
+        """The stream ends; what it had on its way is nobody's until its deadline."""
+        if self.stream is not None:
+            self.stream.open = False
+            self.world.service.detach(self.stream)
+            self.stream = None
+
+
+class PullStream:
+    """Satisfies `pubsub.Stream`: one StreamingPull call."""
+
+    def __init__(self, daemon: Daemon, held: Subscription) -> None:
+        self.open = True
+        self.since = daemon.world.now
+        self._daemon = daemon
+        self._held = held
+
+    def may_send(self) -> bool:
+        """Not while the daemon does not read."""
+        return not self._held.paused and self._daemon.process.frozen_until <= self._daemon.world.now
+
+    def arrive(self, messages: Sequence[Message], ack_ids: Sequence[str]) -> None:
+        """One response."""
+        world = self._daemon.world
+        if not self.open or world.frozen(self._daemon.process, lambda: self.arrive(messages, ack_ids)):
+            return
+        world.note("%s receives %s", self._daemon.name, Spans(message.number for message in messages))
+        rows = len(messages)
+        columns = [
+            pa.array([str(message.number) for message in messages], pa.string()),
+            pa.array([b"0123456789abcdef"] * rows, pa.binary()),
+            pa.nulls(rows, ROWS_SCHEMA.field("attributes").type),
+            pa.array([message.published_us for message in messages], ROWS_SCHEMA.field("publish_time").type),
+            pa.array([message.key for message in messages], pa.string()),
+            pa.nulls(rows, pa.int32()),
+        ]
+        batch = pa.RecordBatch.from_arrays(columns, schema=ROWS_SCHEMA)
+        self._held.receive(batch, pa.array(ack_ids, pa.string()), world.now)
+        world.checks.after(self._daemon)
