@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tests.simulation.history import Violation
+from tests.simulation.history import Spans, Violation
 
 from penstock.contract import Reader
 from penstock.contract.actions import ReaderRequest, Ticket
@@ -74,8 +74,8 @@ class Checks:
             for key in [key for key in known if key[0] == node]:
                 del known[key]  # type: ignore[attr-defined]
 
-    def begins(self, daemon: Daemon, action: str, request: Request) -> None:
-        """A daemon begins to decide on a request."""
+    def begins(self, action: str, request: Request) -> None:
+        """A daemon decides on a request now."""
         self._opening = request.consumer if action == "open" and isinstance(request, ReaderRequest) else None
 
     def served(self, daemon: Daemon, action: str, request: Request) -> None:
@@ -143,7 +143,7 @@ class Checks:
         known = self._contents.get(batch.id)
         if known is None:
             known = self._contents[batch.id] = _numbers(batch)
-            self._world.note("%s seals epoch %d as %s: %s", daemon.name, batch.epoch, batch.id, known)
+            self._world.note("%s seals epoch %d as %s: %s", daemon.name, batch.epoch, batch.id, Spans(known))
         elif batch.rows != len(known):
             raise Violation(f"batch {batch.id} had {len(known)} rows and has {batch.rows}", _numbers(batch))
 

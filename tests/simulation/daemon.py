@@ -133,7 +133,6 @@ class Daemon:
 
     def serve(self, action: str, request: Request, answer: Answer) -> None:
         """A request has arrived."""
-        self.world.checks.begins(self, action, request)
         self._drive(self._actions.call(action, request.to_json()), action, request, answer, self.life)
 
     def _drive(
@@ -142,6 +141,7 @@ class Daemon:
         if life != self.life or not self.up:
             call.close()
             return
+        self.world.checks.begins(action, request)
         try:
             delay_s = call.send(None)
         except StopIteration as end:

@@ -138,8 +138,9 @@ class Scheduler:
         if actor.turn != turn or actor.ended or actor.process.dead:
             return
         frozen_s = actor.process.frozen_until - self.now
-        if frozen_s > 0:
-            self.at(frozen_s, lambda: self._wake(actor, turn, outcome))
+        # An actor may cause a wake-up, its own too, but only the queue of events acts on it.
+        if frozen_s > 0 or self._running is not None:
+            self.at(max(frozen_s, 0.0), lambda: self._wake(actor, turn, outcome))
             return
         actor.turn += 1
         actor.outcome = outcome

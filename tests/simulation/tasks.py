@@ -179,4 +179,5 @@ class Attempt:
     def _came(self, error: PenstockError | None) -> Iterator[Part]:
         yield from self._parts
         if error is not None:
-            raise error
+            # A new one: an error that its own traceback can reach would keep what the frames there hold.
+            raise from_dict(error.to_dict())
