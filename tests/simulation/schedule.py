@@ -161,6 +161,39 @@ class Scheduler:
             raise error
 
 
+class Lock:
+    """Stands for `threading.Lock` between actors: who must wait does so in simulated time."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._held = False
+        self._waiting: list[Wake] = []
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Take it; without `blocking` False when somebody has it."""
+        while self._held:
+            if not blocking:
+                return False
+            self._scheduler.pause(self._waiting.append)
+        self._held = True
+        return True
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        self._held = False
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake(None)
+
+    def __enter__(self) -> None:
+        """Take it."""
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go."""
+        self.release()
+
+
 class _Worker:
     """A thread that runs one actor after another, and only while it is told to."""
 

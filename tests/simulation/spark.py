@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.daemon import SUBSCRIPTION
 from tests.simulation.history import Spans
 from tests.simulation.network import Address
-from tests.simulation.schedule import Process
+from tests.simulation.schedule import Lock, Process
 from tests.simulation.tasks import Job, JobFailed
 
 from penstock.client import Driver, Limits, Offset, ReaderSettings
@@ -211,6 +211,7 @@ class QueryDriver:
                 sleep=world.scheduler.sleep,
             )
             driver = self._driver
+            driver._calls.turn = Lock(world.scheduler)  # type: ignore[assignment]
             world.scheduler.start(self.process, lambda: self._beat(driver))
         return self._driver
 
