@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
+# make setup | demo | test | simulate | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
 # All of it is plain pip in a virtual environment of its own; PYTHON names the interpreter that makes it.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ BENCH_SECONDS ?= 2
 BENCH_RESULTS ?= benchmarks/results
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos lint format bench lock wheel clean machine
+.PHONY: help setup demo test simulate chaos lint format bench lock wheel clean machine
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -34,6 +34,9 @@ demo: setup ## Emulator, publisher, daemon and a Spark query, ending in a summar
 
 test: setup ## All tests, or those of TESTS="...".
 	$(BIN)/python -m pytest $(TESTS)
+
+simulate: setup ## Random histories of the whole protocol. ARGS="--seeds 1000 --first 0"
+	$(BIN)/python -m tests.simulation $(ARGS)
 
 lint: setup ## Style, types, and who imports whom.
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass
@@ -49,6 +49,9 @@ NOW_AND_THEN = (
     *("stream_break", "strangers"),
 )
 
+STRESS_WEIGHT, STRESS_CHANCE, STRESS_EVERY_S = 8.0, 0.2, 1.0
+"""Of the kinds of faults that a run is to be about."""
+
 _CHANCES = {"slow_batch": (0.0, 0.0, 0.1), "speculation": (0.0, 0.3)}
 _OTHERWISE = (0.0, 0.0, 0.03, 0.12)
 _WEIGHTS = (0.0, 0.0, 1.0, 3.0)
@@ -75,14 +78,18 @@ class Shape:
 
 
 class Faults:
-    """Draws them, and counts those that happened."""
+    """Draws them, and counts those that happened. `stress`: kinds that every seed is to have many of."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, stress: tuple[str, ...] = ()) -> None:
         self.rng = rng
         self.counts: Counter[str] = Counter()
         self.quiet = False
         self.shape = _shape(rng)
+        if stress:
+            self.shape = replace(self.shape, calm=False, fault_every_s=STRESS_EVERY_S)
         self.mix = Mix() if self.shape.calm else _mix(rng)
+        for kind in stress:
+            setattr(self.mix, kind, STRESS_WEIGHT if kind in NOW_AND_THEN else STRESS_CHANCE)
         if self.shape.daemons == 1:
             self.mix.move = 0.0
 

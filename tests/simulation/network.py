@@ -31,6 +31,11 @@ class Address:
         reply = self._world.scheduler.pause(lambda wake: self.send(action, request, wake))
         return ACTIONS[action].reply.from_json(reply)
 
+    def lead(self, daemon: Daemon) -> None:
+        """From now on another daemon answers here."""
+        self.daemon = daemon
+        self._world.note("the address leads to %s now", daemon.name)
+
     def close(self) -> None:
         """Nothing to close."""
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import random
+import traceback
 import types
 from collections import Counter
 from collections.abc import Iterator
@@ -42,15 +43,18 @@ class Result:
     story: str
 
 
-def run_seed(seed: int, events: int = EVENTS, lines: int | None = LINES) -> Result:
-    """One seed, from the beginning to the end. With `lines` None the whole history is kept, failed or not."""
+def run_seed(seed: int, events: int = EVENTS, lines: int | None = LINES, *, stress: tuple[str, ...] = ()) -> Result:
+    """One seed, from the beginning to the end. With `lines` None the whole history is kept, failed or not.
+
+    `stress`: kinds of faults (fields of `faults.Mix`) that there shall be many of, whatever the seed says.
+    """
     with _determined(seed):
-        world = World(seed, lines)
+        world = World(seed, lines, stress)
         failure: Violation | None = None
         try:
             world.run(events)
-        except Violation as violation:
-            failure = violation
+        except Exception as defect:  # noqa: BLE001 - what the product raises and nobody expected is a finding as well
+            failure = _violation(defect)
         told = story(world, failure) if failure is not None else "\n".join(world.history.text()) if not lines else ""
         world.close()
     return Result(
@@ -65,17 +69,25 @@ def run_seed(seed: int, events: int = EVENTS, lines: int | None = LINES) -> Resu
     )
 
 
-def run_seeds(first: int, count: int, events: int = EVENTS) -> Iterator[Result]:
+def run_seeds(first: int, count: int, events: int = EVENTS, *, stress: tuple[str, ...] = ()) -> Iterator[Result]:
     """Seed after seed."""
     for seed in range(first, first + count):
         if (seed - first) % COLLECT_EVERY == 0:
             gc.collect()
-        yield run_seed(seed, events)
+        yield run_seed(seed, events, stress=stress)
 
 
-def first_failure(seeds: int, events: int = EVENTS) -> Result | None:
+def first_failure(seeds: int, *, stress: tuple[str, ...] = ()) -> Result | None:
     """The first of so many seeds that breaks a promise."""
-    return next((result for result in run_seeds(0, seeds, events) if result.failure is not None), None)
+    return next((result for result in run_seeds(0, seeds, stress=stress) if result.failure is not None), None)
+
+
+def _violation(defect: Exception) -> Violation:
+    """The broken promise itself; the product may have put it into groups."""
+    inner = defect
+    while isinstance(inner, ExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner if isinstance(inner, Violation) else Violation("".join(traceback.format_exception(defect)))
 
 
 @contextlib.contextmanager

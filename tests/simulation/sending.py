@@ -65,9 +65,7 @@ class Sender:
         """Waiting for a request."""
         return self._acks.ids + self._extends.ids + self._releases.ids
 
-    def _put(
-        self, line: Line, ack_ids: Sequence[pa.Array], count: int, settled: Callable[[AckOutcome], None]
-    ) -> None:
+    def _put(self, line: Line, ack_ids: Sequence[pa.Array], count: int, settled: Callable[[AckOutcome], None]) -> None:
         if count == 0:
             settled(AckOutcome(0, 0))
             return

@@ -25,9 +25,9 @@ LEAVING_S = 120.0
 class World:
     """Everything there is, and the only source of chance."""
 
-    def __init__(self, seed: int, history_lines: int | None) -> None:
+    def __init__(self, seed: int, history_lines: int | None, stress: tuple[str, ...] = ()) -> None:
         self.seed = seed
-        self.faults = Faults(random.Random(seed))
+        self.faults = Faults(random.Random(seed), stress)
         self.scheduler = Scheduler()
         self.history = History(history_lines)
         self.checks = Checks(self)
@@ -205,8 +205,10 @@ class World:
 
     def _move(self) -> bool:
         address = self.faults.rng.choice(self.queries).address
-        address.daemon = self.daemons[1 - self.daemons.index(address.daemon)]
-        self.note("the address leads to %s now", address.daemon.name)
+        address.lead(self.daemons[1 - self.daemons.index(address.daemon)])
+        if self.faults.rng.random() < 0.7:  # and back again
+            back = self.daemons[1 - self.daemons.index(address.daemon)]
+            self.at(self.faults.rng.choice([0.1, 0.5, 2.0, 10.0]), lambda: address.lead(back))
         return True
 
     def _stream_break(self) -> bool:
