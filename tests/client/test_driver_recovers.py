@@ -101,3 +101,43 @@ def test_a_batch_that_a_plan_left_out_is_given_back_and_never_acknowledged(daemo
         assert one.latest(end, ANY) is None
     assert not daemon.acknowledged()
     assert len(daemon.service.released) == 5
+
+
+def known_to(one: Driver, *daemons: Daemon) -> None:
+    """Let the driver's one address lead to these daemons, one after the other."""
+    (peer,) = one._peers
+    for each in daemons:
+        peer.node = NodeClient(each.endpoint)
+        assert one.latest(START, ANY) is None
+
+
+def test_a_batch_is_named_after_the_daemon_that_sealed_it_when_the_address_leads_back_to_one_known(
+    daemon: Daemon,
+) -> None:
+    one = driver(daemon)
+    with Daemon(site="elsewhere") as other:
+        known_to(one, daemon, other, daemon)
+        daemon.publish(5)
+        end = one.latest(START, ANY)
+        assert end is not None
+        assert list(end.nodes) == [daemon.reservoir.node]
+        assert one.latest(end, ANY) is None
+    assert len(daemon.acknowledged()) == 5
+
+
+def test_a_daemon_that_knows_the_reader_does_not_answer_for_the_one_that_has_the_batch(daemon: Daemon) -> None:
+    one = driver(daemon)
+    with Daemon(site="elsewhere") as other:
+        known_to(one, other, daemon)
+        daemon.publish(5)
+        end = one.latest(START, ANY)
+        assert end is not None
+        (peer,) = one._peers
+        first, peer.node = peer.node, NodeClient(other.endpoint)
+
+        def back(_seconds: float) -> None:
+            peer.node = first
+
+        one._sleep = one._calls._sleep = back
+        assert sum(part.rows for part in one.plan(START, end, 1)) == 5
+    assert one.gone_batches == 0

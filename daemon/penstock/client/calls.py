@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.client.commits import PendingCommits
@@ -22,6 +22,7 @@ from penstock.contract.actions import (
     CreateSubscription,
     OpenReply,
     OpenRequest,
+    ReaderRequest,
     StatusRequest,
 )
 from penstock.contract.body import Request
@@ -169,6 +170,9 @@ class Calls:
         """One call. Raises `ReaderFenced` without a call once a node has said so."""
         if self._fenced is not None:
             raise self._fenced
+        if isinstance(request, ReaderRequest) and not isinstance(request, OpenRequest):
+            # Another node that knows this reader from before must not answer in the name of the one it opened last.
+            request = replace(request, node=peer.id)
         try:
             reply = peer.node.call(action, request)
         except ReaderFenced as error:

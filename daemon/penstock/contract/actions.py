@@ -15,10 +15,14 @@ from penstock.contract.names import Reader
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReaderRequest(Request):
-    """A call that one reader makes for a consumer."""
+    """A call that one reader makes for a consumer.
+
+    `node`: the one that it takes for the callee, since an address may lead to another one by now; None: any.
+    """
 
     consumer: str
     reader: Reader
+    node: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from penstock.contract import MAX_SLICES, PROTOCOL_VERSION, ROWS_SCHEMA, project
 from penstock.contract import actions as bodies
 from penstock.contract.body import Body, Request
-from penstock.errors import InvalidRequest
+from penstock.errors import InvalidRequest, OpenAgain
 from penstock.reservoir import Reservoir, Subscription
 
 MAX_BACKLOG_WAIT_S = 30.0
@@ -61,11 +61,20 @@ class Actions:
         request: Request = action.request.read(raw, PROTOCOL_VERSION)
         if isinstance(request, bodies.ReaderRequest):
             _check_names(request)
+            self._check_node(request)
         reply = self._handlers[name](request)
         body = reply if isinstance(reply, Body) else await reply
         if name in DECISIONS:
             await self._reservoir.durable()
         return body.to_json()
+
+    def _check_node(self, request: bodies.ReaderRequest) -> None:
+        """Nothing is answered in another node's name: neither contact nor `BATCH_GONE` would be true of that one."""
+        if request.node not in {None, self._reservoir.node}:
+            raise OpenAgain(
+                f"this is node {self._reservoir.node}, the call is for {request.node}: the address leads to another "
+                "daemon than before, call open"
+            )
 
     async def _open(self, request: bodies.OpenRequest) -> bodies.OpenReply:
         if request.after < 0 or request.reader.generation < 1:
