@@ -72,7 +72,7 @@ class Checks:
         node = daemon.reservoir.node
         for known in (self._newest, self._committed, self._heard, self._in_contact):
             for key in [key for key in known if key[0] == node]:
-                del known[key]  # type: ignore[attr-defined]
+                del known[key]
 
     def begins(self, action: str, request: Request) -> None:
         """A daemon decides on a request now."""

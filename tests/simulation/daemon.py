@@ -15,7 +15,7 @@ from tests.simulation.sending import Sender
 from penstock.contract import ROWS_SCHEMA
 from penstock.contract.actions import CreateSubscription, Ticket
 from penstock.contract.body import Request
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, from_dict
 from penstock.flight import Actions
 from penstock.flight.reads import Read, Reads
 from penstock.reservoir import Reservoir, Subscription
@@ -58,11 +58,11 @@ class Volatile:
     """What a daemon has in memory only: a crash ends it. One whose state survives is another class of this shape."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float], site: str) -> None:
-        self._make = lambda: Reservoir(settings, clock, site=site)
+        self._settings, self._clock, self._site = settings, clock, site
 
     def boot(self) -> Reservoir:
         """The reservoir that a process starts with."""
-        return self._make()
+        return Reservoir(self._settings, self._clock, site=self._site)
 
     def crash(self) -> None:
         """The process was killed."""
@@ -149,7 +149,7 @@ class Daemon:
             answer(end.value)
         except PenstockError as error:
             self.world.note("%s answers %s with %s", self.name, action, error.code)
-            answer(error)
+            answer(from_dict({**error.to_dict(), "node": error.node or self.reservoir.node}))
         else:
             self.world.at(delay_s, functools.partial(self._drive, call, action, request, answer, life))
         self._pull()

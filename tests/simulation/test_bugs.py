@@ -122,9 +122,10 @@ def test_acks_counted_before_the_service_confirmed_them_are_found() -> None:
     right = Holdings.acknowledge
 
     def wrong(self: Holdings, chunks: Any, now: float, done: Any) -> None:
-        sink, self._acks = self._acks, mock.Mock()
+        sink, noted = self._acks, mock.Mock()
+        self._acks = noted
         right(self, chunks, now, done)
-        self._acks, noted = sink, self._acks
+        self._acks = sink
         ack_ids, settled = noted.acknowledge.call_args.args
         sink.acknowledge(ack_ids, lambda _outcome: None)
         settled(AckOutcome(sum(len(ids) for ids in ack_ids), 0))
@@ -134,7 +135,7 @@ def test_acks_counted_before_the_service_confirmed_them_are_found() -> None:
 
 
 def test_ack_ids_dropped_when_their_request_failed_are_found() -> None:
-    with mock.patch.object(Line, "put_back", lambda self, request: None):
+    with mock.patch.object(Line, "put_back", return_value=None):
         assert "not everything was processed and acknowledged" in found()
 
 
@@ -158,11 +159,11 @@ def test_a_batch_left_out_of_one_plan_and_acknowledged_after_a_later_one_is_foun
     def wrong(self: Subscription, consumer: Consumer, epochs: Any, excluded: Any, *, contact: bool) -> dict[int, str]:
         return right(self, consumer, epochs, frozenset(), contact=contact)
 
-    ended = mock.patch.object(Driver, "_ended_for_good", lambda self, peer, node: True)
+    ended = mock.patch.object(Driver, "_ended_for_good", return_value=True)
     with ended, mock.patch.object(Subscription, "commit", wrong):
         assert EARLY in found("move")
 
 
 def test_a_fence_forgotten_when_its_consumer_made_room_is_found() -> None:
-    with mock.patch.object(Evicted, "add", lambda self, subscription, consumer: None):
+    with mock.patch.object(Evicted, "add", return_value=None):
         assert "forgot" in found("strangers", "zombie")
