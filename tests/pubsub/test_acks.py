@@ -146,10 +146,11 @@ async def test_expired_acks_of_an_exactly_once_subscription_are_lost_one_by_one(
     other = type(running.acks)(running.channel, name, deadline_s=60, clock=lambda: 0.0, base_backoff_s=0.01)
     sending = asyncio.ensure_future(other.run())
     outcomes: list[AckOutcome] = []
-    await received(running, 4)
+    await received(running, 3000)  # so many that what the service says of them is half a megabyte
     other.acknowledge(running.sink.ack_ids, outcomes.append)  # IDs of another subscription are no IDs of this one
     await until(lambda: bool(outcomes))
-    assert outcomes == [AckOutcome(0, 4)]
+    assert outcomes == [AckOutcome(0, 3000)]
+    assert other.statistics().retries == 0
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending

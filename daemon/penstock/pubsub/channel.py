@@ -27,6 +27,9 @@ STREAMS_PER_CHANNEL = 100
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # Exactly-once subscriptions name every ID that they refuse in the trailing metadata: 0.5 MB for a request of acks.
+    # gRPC refuses more than 16 KiB on its own; Google's clients allow as much as this.
+    ("grpc.max_metadata_size", 4 << 20),
     # Larger windows and frames cost memory per connection and give throughput: measured in benchmarks/ingest.
     ("grpc.http2.lookahead_bytes", 4 << 20),
     ("grpc.http2.max_frame_size", 1 << 20),
