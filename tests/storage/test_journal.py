@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import InvalidOption
@@ -105,6 +105,7 @@ def test_records_behind_a_hole_that_was_never_durable_are_cut_off(tmp_path: Path
 
 
 @given(garbage=st.binary(max_size=200))
+@settings(deadline=None)
 def test_garbage_is_no_record_and_ends_nothing(garbage: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal"
     path.write_bytes(garbage)

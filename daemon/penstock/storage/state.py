@@ -72,8 +72,8 @@ class State:
             case ConsumerForgotten(subscription, consumer_id):
                 if (held := self.subscriptions.get(subscription)) is not None:
                     held.consumers.pop(consumer_id, None)
-            case ConsumerEvicted(subscription, consumer_id):
-                if (held := self.subscriptions.get(subscription)) is not None:
+            case ConsumerEvicted(consumer=consumer_id):
+                for held in self.subscriptions.values():
                     held.consumers.pop(consumer_id, None)
                 self.evicted[consumer_id] = decision
                 while len(self.evicted) > EVICTED:
