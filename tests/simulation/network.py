@@ -61,12 +61,18 @@ class Address:
             world.note("the request %s is lost", action)
             return
         if faults.happens("late_request"):
-            world.at(2 * deadline_s * faults.rng.random(), lambda: self._arrive(action, request, answer, " late"))
+            world.at(self._late_s(deadline_s), lambda: self._arrive(action, request, answer, " late"))
             return
         world.at(faults.soon_s(LATENCY_S), lambda: self._arrive(action, request, answer))
         if faults.happens("repeated_request"):
-            again_s = 2 * deadline_s * faults.rng.random()
-            world.at(again_s, lambda: self._arrive(action, request, lambda _outcome: None, " once more"))
+            world.at(
+                self._late_s(deadline_s), lambda: self._arrive(action, request, lambda _outcome: None, " once more")
+            )
+
+    def _late_s(self, deadline_s: float) -> float:
+        """Within the same epoch, or when nobody waits for it any more."""
+        rng = self._world.faults.rng
+        return rng.expovariate(5.0) if rng.random() < 0.5 else 2 * deadline_s * rng.random()
 
     def reach(self) -> Daemon | None:
         """The daemon that answers here now, if any does."""
