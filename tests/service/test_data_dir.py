@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.service.conftest import NAME, Daemon, Site, until
@@ -25,6 +26,7 @@ from penstock.contract.actions import (
     SealRequest,
     StatusRequest,
 )
+from penstock.contract.body import Request
 from penstock.errors import BatchGone, DiskFull, OpenAgain, ReaderFenced
 
 SHORT_LEASES = ("--set", "pubsub.ack_deadline_s=10")
@@ -44,6 +46,14 @@ class Query:
             reply: OpenReply = node.call("open", request)
         return reply
 
+    def call(self, daemon: Daemon, node: NodeClient, action: str, request: Request) -> Any:
+        """One action; a daemon that was starved of the processor for seconds noticed it, and is opened again."""
+        try:
+            return node.call(action, request)
+        except OpenAgain:
+            self.open(daemon)
+            return node.call(action, request)
+
     def seal(self, daemon: Daemon, rows: int) -> SealReply:
         """A batch of so many rows of the next epoch."""
         until(lambda: daemon.figures()["buffered"] >= rows)
@@ -51,21 +61,22 @@ class Query:
             request = SealRequest(
                 v=V, consumer="c", reader=self.reader, epoch=self.after + 1, after=self.after, max_rows=rows
             )
-            reply: SealReply = node.call("seal", request)
+            reply: SealReply = self.call(daemon, node, "seal", request)
         assert reply.rows == rows
         return reply
 
     def read(self, daemon: Daemon, batch: str, slices: int = 3) -> list[bytes]:
         with NodeClient(daemon.endpoint) as node:
             ask = PlanRequest(v=V, consumer="c", reader=self.reader, epoch=self.after + 1, batch=batch, slices=slices)
-            planned = node.call("plan", ask).slices
+            planned = self.call(daemon, node, "plan", ask).slices
             parts = [part.column("data").to_pylist() for one in planned for part in node.read(one.ticket)]
         return [data for part in parts for data in part]
 
     def commit(self, daemon: Daemon, name: str, batch: str) -> str:
         finished = FinishedEpoch(epoch=self.after + 1, nodes={name: batch})
         with NodeClient(daemon.endpoint) as node:
-            reply = node.call("commit", CommitRequest(v=V, consumer="c", reader=self.reader, epochs=(finished,)))
+            request = CommitRequest(v=V, consumer="c", reader=self.reader, epochs=(finished,))
+            reply = self.call(daemon, node, "commit", request)
         state: str = reply.epochs[finished.epoch]
         return state
 
@@ -144,7 +155,7 @@ def test_a_daemon_killed_while_it_pulls_loses_nothing(site: Site, tmp_path: Path
         query.after += 1
         with NodeClient(daemon.endpoint) as node:
             request = SealRequest(v=V, consumer="c", reader=query.reader, epoch=query.after + 1, after=query.after)
-            big = node.call("seal", request)
+            big = query.call(daemon, node, "seal", request)
         if big.batch:
             seen.update(query.read(daemon, big.batch))
             query.commit(daemon, name, big.batch)
