@@ -86,7 +86,8 @@ class Faults:
         self.quiet = False
         self.shape = _shape(rng)
         if stress:
-            self.shape = replace(self.shape, calm=False, fault_every_s=STRESS_EVERY_S)
+            daemons = 2 if "move" in stress else self.shape.daemons
+            self.shape = replace(self.shape, calm=False, fault_every_s=STRESS_EVERY_S, daemons=daemons)
         self.mix = Mix() if self.shape.calm else _mix(rng)
         for kind in stress:
             setattr(self.mix, kind, STRESS_WEIGHT if kind in NOW_AND_THEN else STRESS_CHANCE)

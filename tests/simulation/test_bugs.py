@@ -56,16 +56,15 @@ def test_a_batch_acknowledged_because_its_plan_was_merely_received_is_found() ->
 
 def test_a_batch_acknowledged_because_the_driver_that_planned_it_is_gone_is_found() -> None:
     plan, opened = Subscription.plan, Subscription.open
-    planned: set[str] = set()
 
     def noted(self: Subscription, consumer: Consumer, epoch: int, batch_id: str, *rest: Any) -> list[PlannedSlice]:
-        planned.add(batch_id)
+        vars(consumer).setdefault("planned", set()).add(batch_id)
         return plan(self, consumer, epoch, batch_id, *rest)
 
     def wrong(self: Subscription, consumer_id: str, *rest: Any, **named: Any) -> Consumer:
         consumer = opened(self, consumer_id, *rest, **named)
         for batch in list(consumer.batches.values()):
-            if batch.id in planned and batch.state is State.SEALED:
+            if batch.id in vars(consumer).get("planned", ()) and batch.state is State.SEALED:
                 self._acknowledge(consumer, batch)
         return consumer
 
