@@ -13,8 +13,8 @@ from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk
 from penstock.reservoir.id_table import Hashes, IdTable, Rows, Seat, hashes_of
 
-LEAST_ROWS = 1 << 14
-"""Room of the smallest table, which takes 256 KiB."""
+LEAST_ROWS = 1 << 8
+"""Room of the smallest table, which takes 4 KiB: it must be little beside the smallest share, or it pauses that."""
 
 SHRINK = 8
 """A table that is full is followed by one twice as large, one that was never filled to an eighth, while its capacity
