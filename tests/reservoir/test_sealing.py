@@ -358,3 +358,14 @@ def test_a_released_ordered_batch_takes_the_later_rows_of_its_buckets_with_it() 
     assert len(bench.acks.released) == 15
     assert seal(bench, 2).rows == 5
     assert bench.subscription.unaccounted() == 0
+
+
+def test_what_arrives_while_a_drain_ends_the_streams_goes_back_at_once() -> None:
+    bench = Bench()
+    bench.open()
+    bench.subscription.drain()
+    bench.deliver(5)
+    bench.subscription.stopped_pulling()
+    assert bench.subscription.ledger.released == 5
+    assert bench.subscription.backlog().rows == 0
+    assert bench.subscription.unaccounted() == 0

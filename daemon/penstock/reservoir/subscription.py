@@ -372,6 +372,8 @@ class Subscription:
 
     def stopped_pulling(self) -> None:
         """Called when no pull stream is open any more, so that what arrived last is not kept for nobody."""
+        if self.draining:
+            self._holdings.release_unsealed()
         self._settle_unwanted()
 
     # --- figures ------------------------------------------------------------------------------------------------
