@@ -304,8 +304,8 @@ class Service:
         # After the streams have ended, so that what they brought last is given back as well.
         for subscription in subscriptions:
             subscription.release_all()
-        # Acks and releases that the service has not confirmed by now would come again: a last try.
-        unsent = [await ingest.acks.flush(FLUSH_S) for ingest in list(self._ingests.values())]
+        # Acks and releases that the service has not confirmed by now would come again: a last try, for all at once.
+        unsent = await asyncio.gather(*(ingest.acks.flush(FLUSH_S) for ingest in self._ingests.values()))
         if self._store is not None:
             await self._store.flush(FLUSH_S)
         events.Drained(unconfirmed=sum(unsent)).emit()
