@@ -132,6 +132,18 @@ class TestScaling:
         await until(lambda: running.statistics()["streams"] == 1)
 
 
+async def test_a_stream_that_stands_still_gives_back_what_it_holds_when_it_is_to_leave(running: Room) -> None:
+    await until(lambda: running.puller.statistics().responses == 1)
+    running.sink.paused = True
+    await running.publish(1)
+    await until(lambda: running.sink.count == 1)  # the read that was already waiting
+    await running.publish(100)
+    await until(lambda: running.statistics()["outstanding"] == 101)
+    await running.puller.leave(5)
+    await until(lambda: running.acks.statistics().released == 100)
+    assert running.statistics()["streams"] == 0
+
+
 async def test_what_the_service_says_of_the_subscription_is_learned_from_the_stream(running: Room) -> None:
     await until(lambda: running.puller.properties is not None)
     assert running.puller.properties == wire.Properties(ordering=False, exactly_once=False)

@@ -104,6 +104,8 @@ class PullStream:
         self._undecodable = False
         self._hasty_at = float("-inf")
         self._leaving = False
+        self._patience: asyncio.Timeout | None = None
+        """How long it stands still, while it does."""
 
     async def run(self) -> None:
         """Keep one stream open. Raises `SubscriptionFailed`. Cancellation closes it; what was read is handed over."""
@@ -127,9 +129,12 @@ class PullStream:
     async def leave(self) -> bool:
         """Half-close, so that the service sends no more and `run` ends once it has read what is on its way.
 
-        False when there is no open stream. A cancelled stream instead keeps what it had not read till its deadline.
+        One that stands still gives back what is on its way instead. False when there is no open stream. A cancelled
+        stream would keep what it had not read till its deadline.
         """
         self._leaving = True
+        if self._patience is not None:
+            self._patience.reschedule(0)
         if self._call is None:
             return False
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -230,31 +235,38 @@ class PullStream:
                 gathering.add(raw, refuse)
 
     async def _stand_still(self) -> bool:
-        """Wait until messages are welcome; False after half the ack deadline, when what is unread gets too old."""
+        """Wait until messages are welcome.
+
+        False after half the ack deadline, when what is unread gets too old, and when the stream is to leave.
+        """
         shared, since = self._shared, self._shared.clock()
         try:
-            async with asyncio.timeout(shared.settings.ack_deadline_s / 2):
+            async with asyncio.timeout(shared.settings.ack_deadline_s / 2) as self._patience:
                 await shared.sink.wait_resumed()
         except TimeoutError:
             return False
+        finally:
+            self._patience = None
         self._pulse.resume(shared.clock())
         # What comes next was received at `since` and only not read.
         self._aged_since, self._aged_bytes = since, WINDOW_BYTES
         return True
 
     async def _give_back(self, call: Call) -> None:
-        """Release what a stream holds that was not read in time, so that it comes again before its deadline."""
+        """Release what a stream holds that was not read in time, so that it comes again before its deadline.
+
+        Half-closed first: reading makes room, and the service would fill it again.
+        """
         release = self._shared.release
         if release is None:
             return
-        held: list[bytes] = []
-        size = 0
-        with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+        held: list[pa.Array] = []
+        with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
             async with asyncio.timeout(GIVE_BACK_S):
-                while size < WINDOW_BYTES and (raw := await call.read()) is not grpc.aio.EOF:
-                    held.append(raw)
-                    size += len(raw)
-        release([decoded.ack_ids for decoded in wire.decode_each(held) if isinstance(decoded, wire.Decoded)])
+                await call.done_writing()
+                while (raw := await call.read()) is not grpc.aio.EOF:
+                    held += [one.ack_ids for one in wire.decode_each([raw]) if isinstance(one, wire.Decoded)]
+        release(held)
 
     def _learn(self, response: bytes) -> None:
         """The properties of the subscription, from the first response of a stream."""
