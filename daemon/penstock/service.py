@@ -178,15 +178,15 @@ class Service:
             self._ended = await asyncio.to_thread(flight.stop)
 
     async def _prefetch(self, path: str) -> None:
-        """Pull a subscription before anybody opens it, as soon as it is there."""
+        """Pull a subscription before anybody opens it, as soon as it is there, and again after it was refused."""
         while not self._stop.is_set():
             try:
-                await self._ingest(path, None)
+                ingest = await self._ingest(path, None)
             except errors.PenstockError as error:
                 events.PrefetchFailed(subscription=path, error=error.message).emit()
-                await asyncio.sleep(PREFETCH_AGAIN_S)
             else:
-                return
+                ingest.subscription.try_again()
+            await asyncio.sleep(PREFETCH_AGAIN_S)
 
     async def _ingest(self, path: str, create: CreateSubscription | None) -> Ingest:
         """The one ingest of a subscription: described, or created, by whoever asks first.

@@ -175,6 +175,15 @@ def test_metrics_tell_the_backlog_to_prometheus(site: Site) -> None:
     assert ready == 200
 
 
+def test_a_prefetched_subscription_that_was_refused_for_a_while_is_pulled_again(site: Site) -> None:
+    site.faults.fail("StreamingPull", "PERMISSION_DENIED")
+    site.publish(10)
+    daemon = site.serve("--subscription", NAME, "--prefetch")
+    until(lambda: daemon.http("/readyz")[0] == 503)
+    until(lambda: daemon.figures().get("buffered") == 10)
+    assert daemon.http("/readyz")[0] == 200
+
+
 def test_prefetch_pulls_before_anybody_opens(site: Site) -> None:
     site.publish(100)
     daemon = site.serve("--subscription", NAME, "--prefetch")

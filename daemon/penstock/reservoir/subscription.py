@@ -370,6 +370,14 @@ class Subscription:
             self._holdings.refuse()
         self._wake()
 
+    def try_again(self) -> None:
+        """Pull anew after a failure, unless a reader is there to hear of it first."""
+        if self.failed is None or any(consumer.contact for consumer in self.consumers.values()):
+            return
+        self.failed = None
+        self._holdings.ask_again(self._clock())
+        self._wake()
+
     def stopped_pulling(self) -> None:
         """Called when no pull stream is open any more, so that what arrived last is not kept for nobody."""
         if self.draining:
