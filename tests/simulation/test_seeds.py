@@ -7,7 +7,7 @@ import time
 import pytest
 from tests.simulation.seeds import run_seed, run_seeds
 
-BUDGET_S = 20.0
+BUDGET_S = 12.0
 """As many seeds as fit into this, at most `SEEDS`: a slow machine looks at fewer and never fails for it."""
 
 SEEDS = 300
