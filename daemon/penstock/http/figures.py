@@ -53,7 +53,6 @@ _FIGURES = (
     _Figure("lapsed_messages", "Unsealed messages whose lease ran out", ("lapsed",), counts=True),
     _Figure("known_messages", "Redeliveries of processed messages, acknowledged again", ("known",), counts=True),
     _Figure("dead_lettered_messages", "Messages published to the dead-letter topic", ("dead_lettered",), counts=True),
-    _Figure("recovered_messages", "Messages found in storage at the start", ("recovered",), counts=True),
     _Figure("dead_letters_pending", "Dead letters that are not confirmed yet", ("dead_letters_pending",)),
     _Figure("unaccounted_messages", "Anything but 0 is a defect: see `status`", ("accounting", "unaccounted")),
     _Figure("renewed_messages", "Redeliveries of held messages, which got the new ack ID", ("renewed",), counts=True),

@@ -100,6 +100,11 @@ class Chunk:
         self.rows = left
         self.buckets = None
 
+    @property
+    def renewed(self) -> bool:
+        """Whether messages of it were delivered again while it was held: they may be on their way once more."""
+        return len(self._claims) > 2
+
     def renew(self, rows: np.ndarray, ack_ids: pa.Array, share: Share) -> None:
         """Messages of these rows were delivered again with these ack IDs; of several for a row the last one counts.
 

@@ -129,7 +129,7 @@ class Holdings:
         """Committed chunks: their rows go at once, their leases are kept until every ack is confirmed."""
         for chunk in chunks:
             chunk.shed(self._share)
-            if chunk.lease is not None and chunk.lease.lapsed:
+            if chunk.renewed or (chunk.lease is not None and chunk.lease.lapsed):
                 self.remembered.remember(chunk.rows.column(0), now)
 
         def settled(outcome: AckOutcome) -> None:
