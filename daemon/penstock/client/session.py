@@ -64,8 +64,9 @@ class Session:
         """Stop; another consumer may take over at once. Safe in a signal handler: takes no lock. Said once."""
         if self._stop.is_set():
             return
-        self._stop.set()
+        # Before the event, whose waiters may run first: a signal in between would find nothing to let go on.
         self.saying_bye = True
+        self._stop.set()
         try:
             self.driver.bye()
         finally:
