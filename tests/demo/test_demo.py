@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from penstock.demo.interrupts import Interrupts
+from penstock.demo.processes import DemoFailed
 from penstock.demo.tally import Group, Tally
 
 KEYS = {
@@ -29,13 +31,14 @@ KEYS = {
 }
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "penstock", "demo", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(folder)},
     )
 
 
@@ -57,8 +60,8 @@ def publishing(process: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.timeout(300)
-def test_every_message_published_is_processed_and_acknowledged() -> None:
-    demo = start("--messages", "20000", "--json")
+def test_every_message_published_is_processed_and_acknowledged(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--messages", "20000", "--json")
     out, err = demo.communicate(timeout=280)
     assert demo.returncode == 0, err
     figures = json.loads(out.splitlines()[-1])
@@ -70,8 +73,8 @@ def test_every_message_published_is_processed_and_acknowledged() -> None:
 
 
 @pytest.mark.timeout(200)
-def test_ctrl_c_ends_every_child() -> None:
-    demo = start("--messages", "10000000")
+def test_ctrl_c_ends_every_child(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--messages", "10000000")
     deadline = time.monotonic() + 120
     while not publishing(demo):
         assert demo.poll() is None, demo.communicate()
@@ -79,13 +82,22 @@ def test_ctrl_c_ends_every_child() -> None:
         time.sleep(0.1)
     family = children(demo)
     os.kill(demo.pid, signal.SIGINT)
-    demo.communicate(timeout=100)
-    assert demo.returncode == 130
+    _, err = demo.communicate(timeout=100)
+    assert demo.returncode == 130, err
     gone = time.monotonic() + 20
     while alive(family) and time.monotonic() < gone:
         time.sleep(0.1)
     assert alive(family) == []
-    assert not [path for path in Path("/tmp").glob("penstock-demo-*") if path.stat().st_ctime > time.time() - 300]
+    assert not list(tmp_path.glob("penstock-demo-*"))
+
+
+def test_a_ctrl_c_that_a_library_swallows_is_not_forgotten() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        raise DemoFailed("the Spark query ended: a job was cancelled")
 
 
 def test_a_batch_that_runs_again_counts_once() -> None:

@@ -19,6 +19,7 @@ from penstock.client import NodeClient
 from penstock.contract import PROTOCOL_VERSION
 from penstock.contract.actions import StatusRequest
 from penstock.demo import query
+from penstock.demo.interrupts import Interrupts
 from penstock.demo.processes import Child, Children, DemoFailed, answers, children, free_port
 from penstock.demo.tally import Tally
 from penstock.emulator import FaultClient
@@ -76,7 +77,13 @@ class Summary:
 def run(settings: DemoSettings) -> int:
     """Run the demo; 0 when everything adds up. Raises `DemoFailed`."""
     console = Console(file=sys.stderr)
-    with children() as owned, contextlib.closing(_Parts(owned)) as parts, _ended(query.session()) as spark:
+    with (
+        Interrupts() as interrupts,
+        children() as owned,
+        contextlib.closing(_Parts(owned, interrupts)) as parts,
+        _ended(query.session()) as spark,
+    ):
+        interrupts.watch()  # Spark took the signal
         console.print(
             f"Pub/Sub emulator on 127.0.0.1:{parts.emulator_port}, daemon on {parts.endpoint}, Spark {spark.version}"
         )
@@ -112,8 +119,9 @@ def run(settings: DemoSettings) -> int:
 class _Parts:
     """The processes beside Spark."""
 
-    def __init__(self, owned: Children) -> None:
+    def __init__(self, owned: Children, interrupts: Interrupts) -> None:
         self._owned = owned
+        self._interrupts = interrupts
         self.emulator_port, emulator_http, self.port, http = free_port(), free_port(), free_port(), free_port()
         self.endpoint = f"127.0.0.1:{self.port}"
         self._to_emulator = {"PUBSUB_EMULATOR_HOST": f"127.0.0.1:{self.emulator_port}"}
@@ -158,7 +166,8 @@ class _Parts:
         return self._faults.statistics(PATH)
 
     def check(self) -> None:
-        """Raise `DemoFailed` if a part has failed."""
+        """Raise `DemoFailed` if a part has failed, `KeyboardInterrupt` if the demo is to end."""
+        self._interrupts.check()
         self._owned.check()
 
 
