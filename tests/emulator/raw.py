@@ -104,6 +104,10 @@ class RawStream:
     async def say(self, **fields: Any) -> None:
         await self._call.write(StreamingPullRequest(**fields))
 
+    async def half_close(self) -> None:
+        """Say that nothing more will be said."""
+        await self._call.done_writing()
+
     async def response(self) -> Any:
         """The next response. Raises `AioRpcError` when the server ends the call otherwise than with OK."""
         read = await asyncio.wait_for(self._call.read(), TIMEOUT_S)

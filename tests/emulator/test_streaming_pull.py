@@ -235,3 +235,18 @@ async def test_what_a_cancelled_stream_had_comes_again_at_its_deadline(client: R
     clock.now += 61
     async with client.stream() as stream:
         await stream.receive(1)
+
+
+async def test_a_client_that_half_closes_is_still_given_what_was_on_its_way(
+    client: RawClient, emulator: Emulator
+) -> None:
+    await client.create()
+    large = b"x" * 5_000_000  # more than the connection takes while nobody reads
+    for _ in range(4):
+        await client.publish(large)
+    async with client.stream() as stream:
+        await until(lambda: emulator.faults.statistics(SUBSCRIPTION)["delivered"] >= 2)
+        await stream.half_close()
+        with pytest.raises(EOFError):
+            await stream.receive(5)
+    assert len(stream.messages) == emulator.faults.statistics(SUBSCRIPTION)["delivered"]

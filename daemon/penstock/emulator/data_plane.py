@@ -97,15 +97,16 @@ class DataPlane:
             await context.send_initial_metadata(())
             async with asyncio.TaskGroup() as group:
                 responses: asyncio.Queue[bytes] = asyncio.Queue(_RESPONSES_AHEAD)
-                tasks = [
-                    group.create_task(self._listen(stream, subscription, requests, request)),
-                    group.create_task(self._deliver(stream, subscription, responses)),
-                    group.create_task(_write(responses, context)),
-                ]
+                listening = group.create_task(self._listen(stream, subscription, requests, request))
+                delivering = group.create_task(self._deliver(stream, subscription, responses))
+                writing = group.create_task(_write(responses, context))
                 try:
                     await stream.gone.wait()
+                    if stream.ending is None:  # what the client was given before it half-closed still goes out
+                        await asyncio.wait([delivering])
+                        await responses.join()
                 finally:
-                    for task in tasks:
+                    for task in (listening, delivering, writing):
                         task.cancel()
         finally:
             subscription.detach(stream)
@@ -132,11 +133,11 @@ class DataPlane:
         return stream, subscription
 
     async def _deliver(self, stream: PullStream, subscription: Subscription, responses: asyncio.Queue[bytes]) -> None:
-        """Put into `responses` what there is for the stream, while there is room."""
+        """Put into `responses` what there is for the stream, while there is room, until the stream is to end."""
         config = subscription.config
         tail = wire.subscription_properties(exactly_once=config.exactly_once, ordering=config.ordering)
         stream.say(tail)
-        while True:
+        while not stream.gone.is_set():
             if subscription.config is not config:
                 config = subscription.config
                 tail = wire.subscription_properties(exactly_once=config.exactly_once, ordering=config.ordering)
@@ -214,6 +215,7 @@ async def _write(responses: asyncio.Queue[bytes], context: Any) -> None:
     """Write responses as they come. A client that does not read holds `write` up, and so what is put."""
     while True:
         await context.write(await responses.get())
+        responses.task_done()
 
 
 def _split(ack_ids: pa.Array, fine: NDArray[np.bool_]) -> tuple[list[str], list[str]]:
