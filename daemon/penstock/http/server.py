@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from types import TracebackType
@@ -78,7 +77,8 @@ class HttpServer:
             raise InvalidOption(f"http = {self.address!r}: cannot listen there: {error.strerror or error}") from error
         port = self._runner.addresses[0][1]
         self.address = f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
-        self._measuring = asyncio.create_task(self._measure_lag(), name="http: loop lag")
+        self._tasks = await asyncio.TaskGroup().__aenter__()
+        self._measuring = self._tasks.create_task(self._measure_lag(), name="http: loop lag")
         return self
 
     async def __aexit__(
@@ -86,9 +86,10 @@ class HttpServer:
     ) -> None:
         """Stop listening."""
         self._measuring.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._measuring
-        await self._runner.cleanup()
+        try:
+            await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            await self._runner.cleanup()
 
     def _app(self) -> web.Application:
         app = web.Application()
