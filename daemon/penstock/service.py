@@ -47,7 +47,6 @@ FORGET_S = 600.0
 FLUSH_S = 5.0
 """How long the last acks and releases may take at the end of a drain."""
 
-
 STORAGE_FAILED = 74
 """The exit code of a daemon that cannot rely on its disk (EX_IOERR of sysexits.h)."""
 
@@ -304,6 +303,9 @@ class Service:
         # After the streams have ended, so that what they brought last is given back as well.
         for subscription in subscriptions:
             subscription.release_all()
+        # First the decisions that are not on the disk yet: some acks and releases wait for theirs.
+        if self._store is not None:
+            await self._store.flush(FLUSH_S)
         # Acks and releases that the service has not confirmed by now would come again: a last try, for all at once.
         unsent = await asyncio.gather(*(ingest.acks.flush(FLUSH_S) for ingest in self._ingests.values()))
         if self._store is not None:
