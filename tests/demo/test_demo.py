@@ -91,13 +91,18 @@ def test_ctrl_c_ends_every_child(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("penstock-demo-*"))
 
 
-def test_a_ctrl_c_that_a_library_swallows_is_not_forgotten() -> None:
-    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+def swallowing() -> None:
+    with Interrupts() as interrupts:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
         raise DemoFailed("the Spark query ended: a job was cancelled")
+
+
+def test_a_ctrl_c_that_a_library_swallows_is_not_forgotten() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        swallowing()
 
 
 def test_a_batch_that_runs_again_counts_once() -> None:

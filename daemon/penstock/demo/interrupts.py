@@ -8,10 +8,10 @@ from typing import NoReturn, Self
 
 
 class Interrupts:
-    """`with Interrupts() as interrupts:` leaves with `KeyboardInterrupt` if Ctrl-C was pressed within, whatever else came.
+    """`with Interrupts() as interrupts:` leaves with `KeyboardInterrupt` if Ctrl-C was pressed within, come what may.
 
-    Spark answers Ctrl-C by cancelling all jobs, so that the query fails too; and an exception raised while Python runs a
-    finalizer, of which py4j has one for each Java object, is printed and forgotten. Main thread only.
+    Spark answers Ctrl-C by cancelling all jobs, so that the query fails too; and an exception raised while Python runs
+    a finalizer, of which py4j has one for each Java object, is printed and forgotten. Main thread only.
     """
 
     def __init__(self) -> None:
