@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -37,18 +38,14 @@ class _Append:
     rows: Copy
     kept: Kept
     written: Callable[[Copy], None]
-    number: int
     copy: Copy | None = None
 
 
 @dataclass
 class _Entry:
-    """A decision, its number, and how many chunks were appended before it."""
-
     decision: Decision
     refused: Callable[[], None] | None
     number: int
-    appended: int
 
 
 @dataclass
@@ -83,7 +80,6 @@ class Store:
         self._appends: list[_Append] = []
         self._entries: list[_Entry] = []
         self._freed: deque[int] = deque()
-        self._appended = 0
         self._recorded = 0
         self._awaited = 0
         self._durable = 0
@@ -100,15 +96,14 @@ class Store:
 
     def append(self, subscription: str, rows: Copy, kept: Kept, written: Callable[[Copy], None]) -> None:
         """See `BatchStore`."""
-        self._appended += 1
-        self._appends.append(_Append(subscription, rows, kept, written, self._appended))
+        self._appends.append(_Append(subscription, rows, kept, written))
         self._work.set()
 
     def record(self, decision: Decision, *, lazily: bool = False, refused: Callable[[], None] | None = None) -> None:
         """See `BatchStore`."""
         self.state.apply(decision)
         self._recorded += 1
-        self._entries.append(_Entry(decision, refused, self._recorded, self._appended))
+        self._entries.append(_Entry(decision, refused, self._recorded))
         if not lazily:
             self._awaited = self._recorded
         self._work.set()
@@ -180,7 +175,7 @@ class Store:
     # --- on the loop --------------------------------------------------------------------------------------------
 
     def _take(self) -> _Job:
-        """The next job: some rows, and the decisions before which no more rows came than these.
+        """The next job: some rows, and the decisions up to the first one about rows that come later.
 
         While rows cannot be written, all decisions: some of them are what makes room.
         """
@@ -191,9 +186,8 @@ class Store:
             if size >= JOB_BYTES:
                 break
         appends, self._appends = self._appends[:count], self._appends[count:]
-        before = self._appends[0].number if self._appends else self._appended + 1
-        stuck = self.problem is not None
-        ready = sum(1 for entry in self._entries if stuck or entry.appended < before)
+        coming = {id(append.kept) for append in self._appends} if self.problem is None else set()
+        ready = sum(1 for _ in itertools.takewhile(lambda entry: not _needs(entry.decision, coming), self._entries))
         entries, self._entries = self._entries[:ready], self._entries[ready:]
         if not self._appends and not self._entries:
             self._work.clear()
@@ -291,6 +285,10 @@ class Store:
         except OSError:
             return False
         return True
+
+
+def _needs(decision: Decision, kept: set[int]) -> bool:
+    return isinstance(decision, BatchSealed) and any(id(piece.kept) in kept for piece in decision.pieces)
 
 
 def _lacks_rows(decision: Decision) -> bool:
