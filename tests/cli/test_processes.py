@@ -70,23 +70,23 @@ def emulator_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_for(lambda: running.says("PUBSUB_EMULATOR_HOST="), "the emulator's start")
         found = re.search(r"PUBSUB_EMULATOR_HOST=(\S+)", running.text())
         assert found
-        yield found[1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PUBSUB_EMULATOR_HOST", found[1])
+            yield found[1]
     finally:
         assert running.end() == 0
 
 
 @pytest.fixture(scope="module")
 def publish(emulator_host: str) -> Iterator[Callable[[list[bytes]], None]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PUBSUB_EMULATOR_HOST", emulator_host)
-        with PublisherClient() as publisher, SubscriberClient() as subscriber:
-            publisher.create_topic(name=TOPIC)
-            subscriber.create_subscription(name=NAME, topic=TOPIC, ack_deadline_seconds=60)
+    with PublisherClient() as publisher, SubscriberClient() as subscriber:
+        publisher.create_topic(name=TOPIC)
+        subscriber.create_subscription(name=NAME, topic=TOPIC, ack_deadline_seconds=60)
 
-            def publish(data: list[bytes]) -> None:
-                publisher.publish(topic=TOPIC, messages=[PubsubMessage(data=one) for one in data])
+        def publish(data: list[bytes]) -> None:
+            publisher.publish(topic=TOPIC, messages=[PubsubMessage(data=one) for one in data])
 
-            yield publish
+        yield publish
 
 
 class Daemon(Running):

@@ -87,7 +87,7 @@ class HttpServer:
         """Stop listening."""
         self._measuring.cancel()
         try:
-            await self._tasks.__aexit__(kind, error, trace)
+            await self._tasks.__aexit__(None, None, None)  # an error passes through as it is, not in a group
         finally:
             await self._runner.cleanup()
 
