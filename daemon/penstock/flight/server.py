@@ -162,6 +162,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         except concurrent.futures.TimeoutError as error:
             future.cancel()
             raise InternalError(f"the daemon's loop did not answer within {CROSSING_S:g} s") from error
+        finally:
+            # An error's traceback has this frame: the future, its error and what both refer to, such as a body of
+            # megabytes, would stay until the collector comes by, which in a quiet daemon is seldom.
+            del future
 
 
 def _ticket(raw: bytes) -> Ticket:
