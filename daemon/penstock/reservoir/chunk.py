@@ -16,7 +16,8 @@ class Chunk:
 
     `rows` has `contract.ROWS_SCHEMA`; `ack_ids` is a string array, row by row. `buckets` (uint8, row by row) is there
     on subscriptions with ordering only. `unsealed` is the queue's mark; `committed` says that acks are on their way;
-    `seat` is where its message IDs are found. `kept` is the store's copy of a chunk, of whose rows these are the ones
+    `renewed`: messages of it were delivered again while it was held, so they may be on their way once more. `seat` is
+    where its message IDs are found. `kept` is the store's copy of a chunk, of whose rows these are the ones
     from `first_row` on; None where there is no store, or before it was given one.
     """
 
@@ -31,6 +32,7 @@ class Chunk:
         "lease",
         "publish_range_us",
         "received_at",
+        "renewed",
         "rows",
         "rows_bytes",
         "seat",
@@ -56,6 +58,7 @@ class Chunk:
         self.lease: Lease | None = None
         self.unsealed = False
         self.committed = False
+        self.renewed = False
         self.seat = seat
         self.kept: Kept | None = None
         self.first_row = 0
@@ -100,11 +103,6 @@ class Chunk:
         self.rows = left
         self.buckets = None
 
-    @property
-    def renewed(self) -> bool:
-        """Whether messages of it were delivered again while it was held: they may be on their way once more."""
-        return len(self._claims) > 2
-
     def renew(self, rows: np.ndarray, ack_ids: pa.Array, share: Share) -> None:
         """Messages of these rows were delivered again with these ack IDs; of several for a row the last one counts.
 
@@ -115,6 +113,7 @@ class Chunk:
         newest[rows] = len(self) + np.arange(len(rows))
         self.ack_ids = pa.concat_arrays([self.ack_ids, ack_ids]).take(pa.array(newest))
         self._claims = (*self._claims[:2], share.claim(self.ack_ids.get_total_buffer_size()))
+        self.renewed = True
 
     def keep(self, kept: Kept, first_row: int) -> None:
         """These are rows of a chunk that a store has or is about to have."""
@@ -138,9 +137,7 @@ class Chunk:
     def _part(self, start: int, rows: int) -> Chunk:
         buckets = None if self.buckets is None else self.buckets[start : start + rows]
         seat = None if self.seat is None else self.seat.part(slice(start, start + rows))
-        part = self.rows.slice(start, rows)
-        ack_ids = self.ack_ids.slice(start, rows)
-        chunk = Chunk(part, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets, seat=seat)
+        chunk = self._with(self.rows.slice(start, rows), self.ack_ids.slice(start, rows), buckets, seat)
         if self.kept is not None:
             chunk.keep(self.kept, self.first_row + start)
         return chunk
@@ -150,8 +147,12 @@ class Chunk:
         assert self.buckets is not None, "only ordered subscriptions pick rows"
         mask = pa.array(keep)
         seat = None if self.seat is None else self.seat.part(keep)
-        rows, ack_ids, buckets = self.rows.filter(mask), self.ack_ids.filter(mask), self.buckets[keep]
-        return Chunk(rows, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets, seat=seat)
+        return self._with(self.rows.filter(mask), self.ack_ids.filter(mask), self.buckets[keep], seat)
+
+    def _with(self, rows: pa.RecordBatch, ack_ids: pa.Array, buckets: np.ndarray | None, seat: Seat | None) -> Chunk:
+        chunk = Chunk(rows, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets, seat=seat)
+        chunk.renewed = self.renewed
+        return chunk
 
 
 class Lease:
