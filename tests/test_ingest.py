@@ -119,9 +119,9 @@ async def test_a_pull_stream_gets_its_part_of_the_share_of_the_moment_it_is_open
     await until(lambda: ingest.puller.statistics().outstanding_bytes == limit_bytes // 2)
     node.open(other)
     await until(lambda: other.puller.statistics().outstanding_bytes == limit_bytes // 4)
-    assert ingest.subscription.outstanding_limit() == limit_bytes // 2, "fixed while a stream is open"
+    assert ingest.subscription.pulling.outstanding_limit_bytes == limit_bytes // 2, "fixed while a stream is open"
     node.emulator.faults.cut_streams(NAME)
-    await until(lambda: ingest.subscription.outstanding_limit() == limit_bytes // 4)
+    await until(lambda: ingest.subscription.pulling.outstanding_limit_bytes == limit_bytes // 4)
 
 
 async def test_a_defect_on_one_subscription_fails_that_one_only_and_the_next_open_tries_again(

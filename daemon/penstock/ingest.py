@@ -26,7 +26,7 @@ about a millisecond; what a stream that is cut had on its way is nobody's until 
 class Ingest:
     """Pulls while somebody wants messages, and sends acks for as long as the daemon runs.
 
-    Satisfies `reservoir.ports.AckSink` for its subscription. `task` is its `run`.
+    Satisfies `reservoir.ports.AckSink` and `Pulling` for its subscription. `task` is its `run`.
     """
 
     task: asyncio.Task[None]
@@ -72,13 +72,10 @@ class Ingest:
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
             release=self.subscription.give_back_unread,
         )
-        self.subscription.streams_open_since = lambda: self.puller.statistics().all_open_since
-        self.subscription.outstanding_limit = lambda: self.puller.statistics().outstanding_bytes
-        self.subscription.exactly_once = self._exactly_once
+        self.subscription.pulling = self
         self._gates = [self.puller.gate, self.acks.ack_gate, self.acks.lease_gate]
         if self.dead_letters is not None:
             self._gates.append(self.dead_letters.gate)
-        self.subscription.trouble = self._trouble
         self._described_exactly_once = info.exactly_once is True
         self._stopped = asyncio.Event()
         self._stopped.set()
@@ -93,12 +90,26 @@ class Ingest:
     def _pulling(self) -> bool:
         return not self._stopped.is_set()
 
-    def _exactly_once(self) -> bool:
+    # --- the subscription's Pulling -----------------------------------------------------------------------------
+
+    @property
+    def streams_open_since(self) -> float | None:
+        """Since when all pull streams are open."""
+        return self.puller.statistics().all_open_since
+
+    @property
+    def outstanding_limit_bytes(self) -> int:
+        """The flow control of those that are open, together."""
+        return self.puller.statistics().outstanding_bytes
+
+    @property
+    def exactly_once(self) -> bool:
         """What a pull stream said last counts: the subscription may have changed, or could not be described."""
         said = self.puller.properties
         return self._described_exactly_once if said is None else said.exactly_once
 
-    def _trouble(self) -> str | None:
+    @property
+    def trouble(self) -> str | None:
         """What the service has refused for a while, for the user of a query."""
         troubles = [trouble for gate in self._gates if (trouble := gate.trouble()) is not None]
         return "; ".join(troubles) or None

@@ -58,7 +58,10 @@ class Service:
 
 
 class Daemon:
-    """One node. `stop` and `start` are a crash and a restart on the same port, with an empty memory."""
+    """One node. `stop` and `start` are a crash and a restart on the same port, with an empty memory.
+
+    Satisfies `reservoir.Pulling`.
+    """
 
     def __init__(self, site: str = "here", **settings: Any) -> None:
         self.site = site
@@ -72,6 +75,9 @@ class Daemon:
         self.before_call: Callable[[str], None] = lambda action: None
         self.fail_open: list[Exception] = []
         self.streams_open_since: float | None = None
+        self.outstanding_limit_bytes = 0
+        self.exactly_once = False
+        self.trouble: str | None = None
         self.sent = 0
         self.offset_us = START_US
 
@@ -167,7 +173,7 @@ class Daemon:
             deadline_s=60.0,
             max_buffer_age_s=60.0,
         )
-        made.streams_open_since = lambda: self.streams_open_since
+        made.pulling = self
         self.reservoir.add(made)
         return made
 

@@ -10,6 +10,7 @@ from tests.reservoir.making import CONSUMER, DEADLINE_S, NAME, Bench, messages
 
 from penstock.contract.actions import FinishedEpoch
 from penstock.errors import InternalError, SubscriptionFailed
+from penstock.reservoir import NotPulling
 from penstock.settings import ReservoirSettings
 
 
@@ -29,7 +30,7 @@ def test_a_lease_is_extended_at_half_life_and_not_before(bench: Bench) -> None:
 
 
 def test_on_an_exactly_once_subscription_the_receipt_of_a_chunk_is_told_at_once(bench: Bench) -> None:
-    bench.subscription.exactly_once = lambda: True
+    bench.subscription.pulling = NotPulling(exactly_once=True)
     bench.deliver(10)
     bench.reservoir.tick()
     assert len(bench.acks.extended) == 10
@@ -38,7 +39,7 @@ def test_on_an_exactly_once_subscription_the_receipt_of_a_chunk_is_told_at_once(
 
 
 def test_a_receipt_that_failed_is_told_again(bench: Bench) -> None:
-    bench.subscription.exactly_once = lambda: True
+    bench.subscription.pulling = NotPulling(exactly_once=True)
     bench.acks.extension_works = False
     bench.deliver(10)
     bench.reservoir.tick()
@@ -50,7 +51,7 @@ def test_a_receipt_that_failed_is_told_again(bench: Bench) -> None:
 
 
 def test_a_chunk_that_is_cut_before_its_receipt_was_told_is_told_in_both_parts(bench: Bench) -> None:
-    bench.subscription.exactly_once = lambda: True
+    bench.subscription.pulling = NotPulling(exactly_once=True)
     bench.deliver(10)
     bench.subscription.seal(bench.subscription.consumers[CONSUMER], 1, max_rows=4, max_bytes=None)
     bench.reservoir.tick()

@@ -11,7 +11,7 @@ from tests.reservoir.making import CONSUMER, DEADLINE_S, Bench, again, messages,
 
 from penstock.contract import PROTOCOL_VERSION
 from penstock.contract.actions import FinishedEpoch
-from penstock.reservoir import Snapshot, held, id_table
+from penstock.reservoir import NotPulling, Snapshot, held, id_table
 from penstock.reservoir.batch import Batch
 from penstock.settings import ReservoirSettings
 
@@ -244,7 +244,7 @@ def test_a_sealed_batch_whose_lease_had_run_out_has_one_again_when_all_of_it_cam
 
 
 def test_on_an_exactly_once_subscription_the_receipt_of_a_redelivery_is_told_at_once(bench: Bench) -> None:
-    bench.subscription.exactly_once = lambda: True
+    bench.subscription.pulling = NotPulling(exactly_once=True)
     bench.deliver(10)
     bench.reservoir.tick()
     bench.acks.extended.clear()

@@ -88,7 +88,7 @@ async def test_a_subscription_that_nobody_uses_is_forgotten_with_its_share_and_i
     again = await serving.subscription(NAME, None)
     assert again is not opened
     serving.reservoir.open(again, "c", reader, after=1, share=False)
-    await until(lambda: again.streams_open_since() is not None)
+    await until(lambda: again.pulling.streams_open_since is not None)
 
 
 async def test_a_subscription_is_never_forgotten_while_it_is_being_opened(

@@ -179,8 +179,7 @@ class Daemon:
                 deadline_s=shape.deadline_s,
                 max_buffer_age_s=30.0,
             )
-            held.exactly_once = lambda: shape.exactly_once
-            held.streams_open_since = lambda: None if self.stream is None else self.stream.since
+            held.pulling = Pulled(self)
             self.reservoir.add(held)
         return self.reservoir.subscriptions[name]
 
@@ -230,6 +229,26 @@ class Daemon:
             self.stream.open = False
             self.world.service.detach(self.stream)
             self.stream = None
+
+
+class Pulled:
+    """Satisfies `reservoir.Pulling` for a daemon."""
+
+    outstanding_limit_bytes = 0
+    trouble = None
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    @property
+    def streams_open_since(self) -> float | None:
+        """Of the one stream."""
+        return None if self._daemon.stream is None else self._daemon.stream.since
+
+    @property
+    def exactly_once(self) -> bool:
+        """As the world is."""
+        return self._daemon.world.faults.shape.exactly_once
 
 
 class PullStream:

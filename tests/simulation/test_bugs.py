@@ -23,6 +23,7 @@ from penstock.reservoir.batch import State
 from penstock.reservoir.consumer import Consumer
 from penstock.reservoir.evicted import Evicted
 from penstock.reservoir.holdings import Holdings
+from penstock.reservoir.lives import Lives
 
 SEEDS = 150
 """Found within so many, by far: the bound is for the day when the shapes of worlds change."""
@@ -65,7 +66,7 @@ def test_a_batch_acknowledged_because_the_driver_that_planned_it_is_gone_is_foun
         consumer = opened(self, consumer_id, *rest, **named)
         for batch in list(consumer.batches.values()):
             if batch.id in vars(consumer).get("planned", ()) and batch.state is State.SEALED:
-                self._acknowledge(consumer, batch)
+                self._lives.acknowledge(consumer, batch)
         return consumer
 
     with mock.patch.object(Subscription, "plan", noted), mock.patch.object(Subscription, "open", wrong):
@@ -88,20 +89,20 @@ def test_an_epoch_sealed_twice_with_other_content_under_one_batch_id_is_found() 
 
 
 def test_an_epoch_sealed_twice_and_acknowledged_by_its_number_is_found() -> None:
-    seal, finish = Subscription.seal, Subscription._finish
+    seal, finish = Subscription.seal, Lives.finish
 
     def wrong(self: Subscription, consumer: Consumer, epoch: int, **limits: Any) -> SealReply:
         batch = consumer.batches.get(epoch)
         if batch is not None and batch.state is State.SEALED:
-            self._requeue(consumer, batch)
+            self._lives.requeue(consumer, batch)
         return seal(self, consumer, epoch, **limits)
 
-    def by_number(self: Subscription, consumer: Consumer, finished: FinishedEpoch, excluded: frozenset[str]) -> Any:
+    def by_number(self: Lives, consumer: Consumer, finished: FinishedEpoch, excluded: frozenset[str]) -> Any:
         batch = consumer.batches.get(finished.epoch)
-        nodes = finished.nodes if batch is None else {self.node: batch.id}
+        nodes = finished.nodes if batch is None else {self._node: batch.id}
         return finish(self, consumer, FinishedEpoch(epoch=finished.epoch, nodes=nodes), excluded)
 
-    with mock.patch.object(Subscription, "seal", wrong), mock.patch.object(Subscription, "_finish", by_number):
+    with mock.patch.object(Subscription, "seal", wrong), mock.patch.object(Lives, "finish", by_number):
         assert EARLY in found("repeated_request")
 
 

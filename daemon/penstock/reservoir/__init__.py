@@ -7,8 +7,18 @@ Flight, files or the event loop (but for `Subscription.wait_resumed` and `wait_r
 """
 
 from penstock.reservoir.batch import Part, Snapshot
-from penstock.reservoir.ports import AckOutcome, AckSink, ChunkSink
+from penstock.reservoir.ports import AckOutcome, AckSink, ChunkSink, NotPulling, Pulling
 from penstock.reservoir.reservoir import Reservoir
 from penstock.reservoir.subscription import Subscription
 
-__all__ = ["AckOutcome", "AckSink", "ChunkSink", "Part", "Reservoir", "Snapshot", "Subscription"]
+__all__ = [
+    "AckOutcome",
+    "AckSink",
+    "ChunkSink",
+    "NotPulling",
+    "Part",
+    "Pulling",
+    "Reservoir",
+    "Snapshot",
+    "Subscription",
+]

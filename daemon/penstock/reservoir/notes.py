@@ -24,13 +24,11 @@ from penstock.reservoir.decisions import (
 )
 from penstock.reservoir.kept import Copy, Kept
 from penstock.reservoir.ports import BatchStore
+from penstock.reservoir.queue import UNLIMITED
 
 HEARD_EVERY_S = 10.0
 """Contact is noted this rarely, so a restart may take a consumer for silent that much longer than it was: short against
 `consumer_timeout_s`, and one small record a consumer."""
-
-
-UNLIMITED = 1 << 62
 
 UNWRITTEN_BYTES = 8 << 20
 """A seal takes at most so much that is not written yet, and so waits 0.1 s where the disk takes 80 MB/s; the next one

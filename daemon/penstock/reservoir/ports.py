@@ -65,6 +65,36 @@ class ChunkSink(Protocol):
         """Return when `paused` is False. Safe to cancel."""
 
 
+class Pulling(Protocol):
+    """What a subscription has to know of the pull streams, of whoever runs them."""
+
+    @property
+    def streams_open_since(self) -> float | None:
+        """Since when all of them are open (seconds of the clock); None while one is not."""
+
+    @property
+    def outstanding_limit_bytes(self) -> int:
+        """What the service sends at most before something is acknowledged; 0 while none is open."""
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether the service wants to hear of every message that it was received."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What the service has refused for a while, for people; None while it has not."""
+
+
+@dataclass(frozen=True)
+class NotPulling:
+    """Satisfies `Pulling` where nobody pulls."""
+
+    streams_open_since: float | None = None
+    outstanding_limit_bytes: int = 0
+    exactly_once: bool = False
+    trouble: str | None = None
+
+
 class BatchStore(Protocol):
     """Where batches and decisions outlive the process. Calls return at once and take effect in their order."""
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from penstock.reservoir.chunk import Chunk
 
+UNLIMITED = 1 << 62
+"""For rows or bytes: more than any memory has."""
+
 
 class ChunkQueue:
     """First in, first out, with whole batches put back at the head."""
