@@ -51,8 +51,7 @@ class Ingest:
             budget=reservoir.budget,
             acks=self,
             clock=clock,
-            # Unknown (no permission to look) counts as ordered: that costs a hash per row and breaks nothing.
-            ordered=info.ordering is not False,
+            ordered=_ordered(info),
             deadline_s=settings.ack_deadline_s,
             max_buffer_age_s=settings.max_buffer_age_s,
             prefetch=prefetch,
@@ -76,7 +75,7 @@ class Ingest:
         self._gates = [self.puller.gate, self.acks.ack_gate, self.acks.lease_gate]
         if self.dead_letters is not None:
             self._gates.append(self.dead_letters.gate)
-        self._described_exactly_once = info.exactly_once is True
+        self._info = info
         self._stopped = asyncio.Event()
         self._stopped.set()
         self._held_releases: list[pa.Array] = []
@@ -103,16 +102,27 @@ class Ingest:
         return self.puller.statistics().outstanding_bytes
 
     @property
-    def exactly_once(self) -> bool:
-        """What a pull stream said last counts: the subscription may have changed, or could not be described."""
+    def ordered(self) -> bool:
+        """What was said last counts, on a pull stream or to whoever looked: the subscription may be another one now."""
         said = self.puller.properties
-        return self._described_exactly_once if said is None else said.exactly_once
+        return _ordered(self._info) if said is None else said.ordering
+
+    @property
+    def exactly_once(self) -> bool:
+        """As `ordered`. Unknown counts as not."""
+        said = self.puller.properties
+        return self._info.exactly_once is True if said is None else said.exactly_once
 
     @property
     def trouble(self) -> str | None:
         """What the service has refused for a while, for the user of a query."""
         troubles = [trouble for gate in self._gates if (trouble := gate.trouble()) is not None]
         return "; ".join(troubles) or None
+
+    def described(self, info: SubscriptionInfo) -> None:
+        """Somebody looked again, as after a failure: it may have been deleted and made anew with other properties."""
+        if info.ordering is not None:  # else nobody may look, and what a stream said is all there is
+            self._info, self.puller.properties = info, None
 
     # --- the subscription's AckSink -----------------------------------------------------------------------------
 
@@ -216,6 +226,11 @@ class Ingest:
             "acks": self.acks.statistics().figures(),
             "breakers": {gate.kind: gate.figures() for gate in self._gates},
         }
+
+
+def _ordered(info: SubscriptionInfo) -> bool:
+    """Unknown (no permission to look) counts as ordered: that costs a hash per row and breaks nothing."""
+    return info.ordering is not False
 
 
 def _dead_letters(

@@ -201,14 +201,20 @@ class Service:
                     raise errors.Draining("the daemon is shutting down")
                 if ingest is None:
                     ingest = self._start(info)
+                else:
+                    ingest.described(info)
+                    self._note(info)
         return ingest
 
     def _start(self, info: SubscriptionInfo) -> Ingest:
         ingest = self._build(info)
-        if self._store is not None:
-            self._store.record(SubscriptionHeld(info.name, info.ordering, info.exactly_once))
+        self._note(info)
         ingest.task = self._tasks.create_task(ingest.run())
         return ingest
+
+    def _note(self, info: SubscriptionInfo) -> None:
+        if self._store is not None:
+            self._store.record(SubscriptionHeld(info.name, info.ordering, info.exactly_once))
 
     def _build(self, info: SubscriptionInfo) -> Ingest:
         ingest = self._ingests[info.name] = Ingest(

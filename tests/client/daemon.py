@@ -76,6 +76,7 @@ class Daemon:
         self.fail_open: list[Exception] = []
         self.streams_open_since: float | None = None
         self.outstanding_limit_bytes = 0
+        self.ordered = False
         self.exactly_once = False
         self.trouble: str | None = None
         self.sent = 0

@@ -14,7 +14,7 @@ from tests.reservoir.making import DEADLINE_S, NAME, Bench, again, messages
 from penstock.contract import ROWS_SCHEMA
 from penstock.reservoir import Subscription, attempts
 from penstock.reservoir.attempts import Attempts
-from penstock.reservoir.ordering import hashes_of
+from penstock.reservoir.id_table import hashes_of
 
 LIMIT = 3
 

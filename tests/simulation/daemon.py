@@ -235,6 +235,7 @@ class Pulled:
     """Satisfies `reservoir.Pulling` for a daemon."""
 
     outstanding_limit_bytes = 0
+    ordered = None
     trouble = None
 
     def __init__(self, daemon: Daemon) -> None:

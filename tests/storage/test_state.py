@@ -15,7 +15,6 @@ from penstock.reservoir.decisions import (
     BatchEnded,
     BatchSealed,
     ConsumerEvicted,
-    ConsumerForgotten,
     ConsumerHeard,
     ConsumerNoted,
     Decision,
@@ -45,8 +44,7 @@ DECISIONS: st.SearchStrategy[Decision] = st.one_of(
         st.floats(0, 2e9),
     ),
     st.builds(ConsumerHeard, SUBSCRIPTIONS, CONSUMERS, st.floats(0, 2e9)),
-    st.builds(ConsumerForgotten, SUBSCRIPTIONS, CONSUMERS),
-    st.builds(ConsumerEvicted, SUBSCRIPTIONS, CONSUMERS, READERS, EPOCHS),
+    st.builds(ConsumerEvicted, SUBSCRIPTIONS, CONSUMERS, READERS, EPOCHS, st.booleans()),
     st.builds(
         BatchSealed, SUBSCRIPTIONS, CONSUMERS, EPOCHS, BATCHES, st.lists(PIECES, min_size=1, max_size=3).map(tuple)
     ),

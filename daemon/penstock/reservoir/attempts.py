@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from penstock.reservoir.ordering import hashes_of
+from penstock.reservoir.id_table import hashes_of
 
 KEEP_S = 24 * 3600.0
 """A message that kills its reader comes back after each `consumer_timeout_s`, and people need a while to restart."""

@@ -63,21 +63,14 @@ class ConsumerHeard:
 
 
 @dataclass(frozen=True)
-class ConsumerForgotten:
-    """A closed consumer is gone with its last batch."""
-
-    subscription: str
-    consumer: str
-
-
-@dataclass(frozen=True)
 class ConsumerEvicted:
-    """A consumer made room; its fence outlives it."""
+    """A consumer made room, or was closed and is gone with its last batch; its fence outlives it."""
 
     subscription: str
     consumer: str
     reader: Reader
     committed_through: int
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,6 @@ Decision: TypeAlias = (
     | SubscriptionDropped
     | ConsumerNoted
     | ConsumerHeard
-    | ConsumerForgotten
     | ConsumerEvicted
     | BatchSealed
     | BatchCommitted

@@ -1,4 +1,4 @@
-"""Consumers that made room for others: what must outlive them."""
+"""Consumers that were closed, or made room for others: what must outlive them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ EVICTED = 4096
 
 @dataclass(frozen=True)
 class Past:
-    """What a consumer had reached when it was evicted."""
+    """What a consumer had reached when it went. One that was `closed` may come back for another subscription."""
 
     subscription: str
     reader: Reader
     committed_through: int
+    closed: bool = False
 
 
 class Evicted:
-    """The consumers evicted last, by ID; the oldest make room."""
+    """The consumers that went last, by ID; the oldest make room."""
 
     def __init__(self) -> None:
         self._past: OrderedDict[str, Past] = OrderedDict()
@@ -34,9 +35,9 @@ class Evicted:
         """What is remembered of a consumer."""
         return self._past.get(consumer_id)
 
-    def add(self, subscription: str, consumer_id: str, reader: Reader, committed_through: int) -> None:
+    def add(self, consumer_id: str, past: Past) -> None:
         """Remember one."""
-        self._past[consumer_id] = Past(subscription, reader, committed_through)
+        self._past[consumer_id] = past
         self._past.move_to_end(consumer_id)
         while len(self._past) > EVICTED:
             self._past.popitem(last=False)

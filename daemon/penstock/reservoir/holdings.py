@@ -22,7 +22,11 @@ from penstock.reservoir.queue import ChunkQueue
 
 
 class Holdings:
-    """Unsealed chunks, the leases of all chunks, and the ways out: acknowledged, released, lapsed, dropped as known."""
+    """Unsealed chunks, the leases of all chunks, and the ways out: acknowledged, released, lapsed, dropped as known.
+
+    `ordered` is about what is received from now on: a subscription may have been made anew under its name. What is held
+    stays as it came, since rows of a batch are never cut in another way.
+    """
 
     def __init__(  # noqa: PLR0913 - composed in one place
         self,
@@ -264,11 +268,12 @@ class Holdings:
             self._hold(part, lease.until, receipt=lease.receipt, lapsed=lease.lapsed)
 
     def _expel_followers(self, gone: Sequence[Chunk]) -> None:
-        if not self.ordered or not gone or not len(self.queue):
+        ordered = [chunk.buckets for chunk in gone if chunk.buckets is not None]
+        if not ordered or not len(self.queue):
             return
         buckets = np.zeros(BUCKETS, bool)
-        for chunk in gone:
-            buckets[chunk.buckets] = True
+        for found in ordered:
+            buckets[found] = True
         out, replaced = self.queue.expel(buckets)
         for part, (whole, rest) in zip(out, replaced, strict=True):
             if rest is not None:

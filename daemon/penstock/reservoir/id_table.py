@@ -34,9 +34,9 @@ FILL = 0.5
 WORN = 1 / 32
 """Of all buckets: those that send IDs on keep doing so, though they may have room again."""
 
-# The first 32 bytes and the length are hashed; the service's IDs have 16 to 19 digits. Longer ones that differ behind
-# cost a comparison of strings.
-_WORDS = 4
+# The first 128 bytes and the length are hashed; the service's IDs have 16 to 19 digits. Longer ones that differ behind
+# are one to whoever does not compare the strings.
+_WORDS = 16
 _MASKS = np.array([(1 << (8 * octets)) - 1 for octets in range(9)], np.uint64)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 """The constants of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014)."""

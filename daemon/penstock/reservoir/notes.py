@@ -16,12 +16,13 @@ from penstock.reservoir.decisions import (
     BatchCommitted,
     BatchEnded,
     BatchSealed,
-    ConsumerForgotten,
+    ConsumerEvicted,
     ConsumerHeard,
     ConsumerNoted,
     Decision,
     Piece,
 )
+from penstock.reservoir.evicted import Past
 from penstock.reservoir.kept import Copy, Kept
 from penstock.reservoir.ports import BatchStore
 from penstock.reservoir.queue import UNLIMITED
@@ -113,10 +114,12 @@ class Notes:
         at = self._wall_time(consumer.last_contact)
         self._store.record(ConsumerHeard(self._subscription, consumer.id, at), lazily=True)
 
-    def forgotten(self, consumer: Consumer) -> None:
-        """A closed consumer is gone."""
+    def gone(self, consumer: Consumer, past: Past) -> None:
+        """A consumer is not here any more; what must outlive it is."""
         self._heard.pop(consumer.id, None)
-        self._record(ConsumerForgotten(self._subscription, consumer.id))
+        self._record(
+            ConsumerEvicted(past.subscription, consumer.id, past.reader, past.committed_through, closed=past.closed)
+        )
 
     def sealed(self, consumer: Consumer, batch: Batch, refused: Callable[[], None]) -> None:
         """A new batch, whose rows are all kept. `refused` is called if they could not be stored, before anybody heard.

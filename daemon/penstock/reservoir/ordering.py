@@ -22,13 +22,13 @@ def buckets_of(keys: pa.Array) -> np.ndarray:
     rows = len(keys)
     if keys.null_count == rows:
         return np.arange(rows).astype(np.uint8)
-    buckets: np.ndarray = (hashes_of(keys) >> np.uint64(56)).astype(np.uint8)
+    buckets: np.ndarray = (_hashes_of(keys) >> np.uint64(56)).astype(np.uint8)
     unkeyed = np.diff(np.frombuffer(keys.buffers()[1], np.int32, rows + 1, keys.offset * 4)) == 0
     buckets[unkeyed] = np.arange(rows).astype(np.uint8)[unkeyed]
     return buckets
 
 
-def hashes_of(texts: pa.Array) -> np.ndarray:
+def _hashes_of(texts: pa.Array) -> np.ndarray:
     """A hash (uint64) of each text of a string array; 0 for null and empty ones."""
     offsets = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1, texts.offset * 4).astype(np.int64)
     lengths = np.diff(offsets)

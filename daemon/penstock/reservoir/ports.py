@@ -77,6 +77,10 @@ class Pulling(Protocol):
         """What the service sends at most before something is acknowledged; 0 while none is open."""
 
     @property
+    def ordered(self) -> bool | None:
+        """Whether the service keeps messages of a key in order; None where nobody has heard yet."""
+
+    @property
     def exactly_once(self) -> bool:
         """Whether the service wants to hear of every message that it was received."""
 
@@ -91,6 +95,7 @@ class NotPulling:
 
     streams_open_since: float | None = None
     outstanding_limit_bytes: int = 0
+    ordered: bool | None = None
     exactly_once: bool = False
     trouble: str | None = None
 

@@ -12,6 +12,8 @@ from penstock.reservoir.chunk import Chunk
 UNLIMITED = 1 << 62
 """For rows or bytes: more than any memory has."""
 
+_NONE = np.zeros(1, bool)
+
 
 class ChunkQueue:
     """First in, first out, with whole batches put back at the head."""
@@ -49,7 +51,7 @@ class ChunkQueue:
         return min((chunk.publish_range_us[0] for chunk in self._chunks), default=None)
 
     def take(self, max_rows: int, max_bytes: int) -> tuple[list[Chunk], tuple[Chunk, list[Chunk]] | None]:
-        """Take chunks from the head within the limits, at least one row if there is any.
+        """Take chunks from the head within the limits, at least one row if there is any; ordered ones or others.
 
         Returns the chunks taken, and `(whole, [head, tail])` if one was cut: the head is the last one taken, the tail
         is back in the queue, and both want a lease in place of the whole's.
@@ -58,6 +60,8 @@ class ChunkQueue:
         rows_left, bytes_left = max_rows, max_bytes
         while self._chunks and rows_left > 0:
             chunk = self._chunks[0]
+            if taken and (chunk.buckets is None) is not (taken[0].buckets is None):
+                break  # the subscription became ordered, or ceased to be: a batch is one or the other
             if len(chunk) <= rows_left and chunk.rows_bytes <= bytes_left:
                 taken.append(self._pop())
                 rows_left -= len(chunk)
@@ -97,8 +101,7 @@ class ChunkQueue:
         replaced: list[tuple[Chunk, Chunk | None]] = []
         kept: list[Chunk] = []
         for chunk in self._chunks:
-            assert chunk.buckets is not None, "only ordered subscriptions expel buckets"
-            hit = buckets[chunk.buckets]
+            hit = _NONE if chunk.buckets is None else buckets[chunk.buckets]
             if not hit.any():
                 kept.append(chunk)
                 continue

@@ -12,7 +12,7 @@ from penstock.reservoir.batch import Batch, Snapshot, State
 from penstock.reservoir.budget import Budget
 from penstock.reservoir.consumer import Consumer, Tombstone, fence, gone
 from penstock.reservoir.decisions import ConsumerEvicted, SubscriptionDropped
-from penstock.reservoir.evicted import Evicted
+from penstock.reservoir.evicted import Evicted, Past
 from penstock.reservoir.ports import BatchStore
 from penstock.reservoir.subscription import Subscription
 from penstock.settings import ReservoirSettings
@@ -47,6 +47,7 @@ class Reservoir:
 
     def add(self, subscription: Subscription) -> None:
         """Hold one more subscription."""
+        subscription.remember_consumers_in(self._evicted)
         self.subscriptions[subscription.name] = subscription
 
     def remove(self, subscription: Subscription) -> None:
@@ -65,7 +66,7 @@ class Reservoir:
         """
         self._catch_up()
         known, past = self._find(consumer_id), self._evicted.get(consumer_id)
-        reads = known.name if known is not None else None if past is None else past.subscription
+        reads = known.name if known is not None else None if past is None or past.closed else past.subscription
         if reads not in {None, subscription.name}:
             raise InvalidRequest(f"consumer {consumer_id} reads {reads}; it cannot open {subscription.name} as well")
         if past is not None:
@@ -113,9 +114,10 @@ class Reservoir:
         return snapshot
 
     def recover_evicted(self, found: Iterable[ConsumerEvicted]) -> None:
-        """Take up the fences of consumers that made room in a process before this one, oldest first."""
+        """Take up the fences of consumers that went in a process before this one, oldest first."""
         for one in found:
-            self._evicted.add(one.subscription, one.consumer, one.reader, one.committed_through)
+            past = Past(one.subscription, one.reader, one.committed_through, closed=one.closed)
+            self._evicted.add(one.consumer, past)
 
     async def durable(self) -> None:
         """Return when every decision so far outlives this process, if any may. Raises `DiskFull`."""
@@ -176,9 +178,4 @@ class Reservoir:
                 f"this daemon serves {MAX_CONSUMERS} consumers already: stop one, or run another daemon"
             )
         subscription, consumer = min(idle, key=lambda one: (not one[1].said_bye, one[1].last_contact, one[1].id))
-        del subscription.consumers[consumer.id]
-        self._evicted.add(subscription.name, consumer.id, consumer.reader, consumer.committed_through)
-        if self.store is not None:
-            self.store.record(
-                ConsumerEvicted(subscription.name, consumer.id, consumer.reader, consumer.committed_through)
-            )
+        subscription.evict(consumer)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from penstock.clock import Clock
 from penstock.errors import EpochPast, SubscriptionShared
 from penstock.reservoir.consumer import Consumer
-from penstock.reservoir.evicted import Past
+from penstock.reservoir.evicted import Evicted, Past
 from penstock.reservoir.notes import Notes
 
 
 class Roster:
-    """All consumers by ID. Decides on contact; what becomes of their batches is `Lives`' to do."""
+    """All consumers by ID. Decides on contact; what becomes of their batches is `Lives`' to do.
+
+    Those that go are in `evicted`, which the subscriptions of a node share.
+    """
 
     def __init__(self, subscription: str, notes: Notes, clock: Clock, consumer_timeout_s: float) -> None:
+        self.evicted = Evicted()
         self.by_id: dict[str, Consumer] = {}
         self._subscription = subscription
         self._notes = notes
@@ -33,7 +37,9 @@ class Roster:
         """The consumer of that ID, or a new one that knows of its `past`. Not in the roster before `add`."""
         consumer = self.by_id.get(consumer_id) or Consumer(consumer_id, self._timeout_s)
         if past is not None:
-            consumer.reader, consumer.committed_through = past.reader, past.committed_through
+            consumer.reader = past.reader
+            if past.subscription == self._subscription:  # epochs of another one say nothing of this one's
+                consumer.committed_through = past.committed_through
         return consumer
 
     def add(self, consumer: Consumer) -> None:
@@ -79,8 +85,14 @@ class Roster:
     def forget_closed(self, consumer: Consumer) -> None:
         """A closed consumer stays until the acks of its last batch are confirmed."""
         if consumer.closed and not consumer.batches and self.by_id.get(consumer.id) is consumer:
-            del self.by_id[consumer.id]
-            self._notes.forgotten(consumer)
+            self.let_go(consumer)
+
+    def let_go(self, consumer: Consumer) -> None:
+        """It is here no more, but a reader of it that is still alive somewhere stays fenced."""
+        del self.by_id[consumer.id]
+        past = Past(self._subscription, consumer.reader, consumer.committed_through, closed=consumer.closed)
+        self.evicted.add(consumer.id, past)
+        self._notes.gone(consumer, past)
 
 
 def check_past(consumer: Consumer, epoch: int) -> None:

@@ -18,7 +18,7 @@ from penstock.reservoir.batch import Batch
 from penstock.reservoir.budget import Budget
 from penstock.reservoir.change import Change
 from penstock.reservoir.consumer import Consumer
-from penstock.reservoir.evicted import Past
+from penstock.reservoir.evicted import Evicted, Past
 from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.intake import Intake
 from penstock.reservoir.lives import Lives
@@ -36,7 +36,7 @@ Failure: TypeAlias = SubscriptionFailed | InternalError
 class Subscription:
     """Satisfies `ports.ChunkSink`. Every method but the `wait_` ones is a plain decision at the clock's time.
 
-    `pulling` is asked about the pull streams; whoever pulls puts itself there.
+    `pulling` is asked about the pull streams; whoever pulls puts itself there. `ordered` holds until that knows better.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root hands in what differs between nodes, tests and simulations
@@ -102,6 +102,8 @@ class Subscription:
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:
         """Take one decoded chunk."""
         first = not self._holdings.queue.rows
+        if self.pulling.ordered is not None:
+            self._holdings.ordered = self.pulling.ordered
         self._holdings.receive(rows, ack_ids, now, receipt=self.pulling.exactly_once)
         if first:
             self._change.tell()
@@ -246,6 +248,14 @@ class Subscription:
         """Give one batch back to Pub/Sub. Raises `BatchGone`."""
         self._roster.touch(consumer)
         self._lives.release(consumer, consumer.batch(epoch, batch_id), "released by its consumer")
+
+    def evict(self, consumer: Consumer) -> None:
+        """Let a consumer without batches go; its fence stays."""
+        self._roster.let_go(consumer)
+
+    def remember_consumers_in(self, evicted: Evicted) -> None:
+        """What all subscriptions of a node know of consumers that went."""
+        self._roster.evicted = evicted
 
     # --- after a restart ------------------------------------------------------------------------------------------
 

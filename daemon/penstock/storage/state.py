@@ -12,7 +12,6 @@ from penstock.reservoir.decisions import (
     BatchEnded,
     BatchSealed,
     ConsumerEvicted,
-    ConsumerForgotten,
     ConsumerHeard,
     ConsumerNoted,
     Decision,
@@ -69,9 +68,6 @@ class State:
             case ConsumerHeard(at=at):
                 if (consumer := self._consumer(decision.subscription, decision.consumer)) is not None:
                     consumer.noted = replace(consumer.noted, at=at)
-            case ConsumerForgotten(subscription, consumer_id):
-                if (held := self.subscriptions.get(subscription)) is not None:
-                    held.consumers.pop(consumer_id, None)
             case ConsumerEvicted(consumer=consumer_id):
                 for held in self.subscriptions.values():
                     held.consumers.pop(consumer_id, None)
