@@ -82,10 +82,11 @@ def hashes_of(message_ids: pa.Array) -> Hashes:
     alike = size == rows * length and bool((lengths == length).all())
     words = _words_of_equals(octets, rows, length) if alike else _words(octets, offsets[:-1] - first, lengths)
     hashes: Hashes = lengths.astype(np.uint64)
-    for word in words:
-        hashes ^= word
-        hashes *= _MIX[0]
-        hashes ^= hashes >> _HALF
+    for index, word in enumerate(words):
+        mixed = (hashes ^ word) * _MIX[0]
+        mixed ^= mixed >> _HALF
+        # A string hashes the same beside longer ones: what it does not have is not mixed in.
+        hashes = mixed if alike else np.where(lengths > 8 * index, mixed, hashes)
     hashes *= _MIX[1]
     hashes ^= hashes >> _HALF
     hashes |= _ONE
