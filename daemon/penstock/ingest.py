@@ -78,7 +78,7 @@ class Ingest:
         self._info = info
         self._stopped = asyncio.Event()
         self._stopped.set()
-        self._held_releases: list[pa.Array] = []
+        self._held_releases: list[tuple[Sequence[pa.Array], Callable[[], None]]] = []
 
     @property
     def unused(self) -> bool:
@@ -134,12 +134,12 @@ class Ingest:
         """See `AckQueue`."""
         self.acks.extend(ack_ids, settled)
 
-    def release(self, ack_ids: Sequence[pa.Array]) -> None:
+    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
         """Give back, but not into streams that are about to close.
 
         The service would deliver the messages there again at once, and they would be nobody's until their deadline.
         """
-        self._when_durable(lambda: self._release(ack_ids))
+        self._when_durable(lambda: self._release(ack_ids, settled))
 
     def _when_durable(self, act: Callable[[], None]) -> None:
         if self._store is None:
@@ -147,18 +147,19 @@ class Ingest:
         else:
             self._store.after(act)
 
-    def _release(self, ack_ids: Sequence[pa.Array]) -> None:
+    def _release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
         if not self._pulling:
-            self.acks.release(ack_ids)
+            self.acks.release(ack_ids, settled)
             return
-        self._held_releases += ack_ids
+        self._held_releases.append((ack_ids, settled))
         # Wanted or not shows when the call that releases is over: a new consumer may be about to take this one's place.
         asyncio.get_running_loop().call_soon(self._release_while_wanted)
 
     def _release_while_wanted(self) -> None:
         if self.subscription.wanted or not self._pulling:
             held, self._held_releases = self._held_releases, []
-            self.acks.release(held)
+            for ack_ids, settled in held:
+                self.acks.release(ack_ids, settled)
 
     async def stopped_pulling(self) -> None:
         """Return when no stream is open. Safe to cancel."""

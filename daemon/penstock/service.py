@@ -42,7 +42,7 @@ PREFETCH_AGAIN_S = 5.0
 
 FORGET_S = 600.0
 """A subscription that nobody has used for this long is forgotten. The message IDs that it remembers are too old by then
-(`reservoir.known.REMEMBER_S`)."""
+(`reservoir.remember_s`, which is no longer)."""
 
 FLUSH_S = 5.0
 """How long the last acks and releases may take at the end of a drain."""

@@ -52,8 +52,9 @@ class Service:
         """Always works."""
         settled(True)
 
-    def release(self, ack_ids: Sequence[pa.Array]) -> None:
+    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
         """Take note."""
+        settled()
         self.released += [value for array in ack_ids for value in array.to_pylist()]
 
 

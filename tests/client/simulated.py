@@ -129,8 +129,9 @@ class World:
         """Always works."""
         settled(True)
 
-    def release(self, ack_ids: Sequence[pa.Array]) -> None:
+    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
         """To be delivered again."""
+        settled()
         self.unsent += [name for array in ack_ids for name in array.to_pylist()]
 
     # --- inside -------------------------------------------------------------------------------------------------

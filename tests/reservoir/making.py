@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from penstock.contract import ROWS_SCHEMA, Reader
+from penstock.contract.actions import FinishedEpoch
 from penstock.reservoir import AckOutcome, Reservoir, Subscription
+from penstock.reservoir.batch import Batch
+from penstock.reservoir.consumer import Consumer
+from penstock.reservoir.ports import DeadLetterSink
 from penstock.settings import ReservoirSettings
 
 NAME = "projects/p/subscriptions/orders"
@@ -38,6 +42,8 @@ class NotedAcks:
     extended: list[str] = field(default_factory=list)
     pending: list[tuple[list[str], Callable[[AckOutcome], None]]] = field(default_factory=list)
     extension_works: bool = True
+    releases: list[Callable[[], None]] = field(default_factory=list)
+    releases_wait: bool = False
 
     def acknowledge(self, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
         """Note; confirm at once, or when the test calls `confirm`."""
@@ -59,9 +65,18 @@ class NotedAcks:
         self.extended += _flat(ack_ids)
         settled(self.extension_works)
 
-    def release(self, ack_ids: Sequence[pa.Array]) -> None:
-        """Note."""
+    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
+        """Note; settled at once, or when the test calls `settle_releases`."""
         self.released += _flat(ack_ids)
+        self.releases.append(settled)
+        if not self.releases_wait:
+            self.settle_releases()
+
+    def settle_releases(self) -> None:
+        """The service has all that was given back."""
+        releases, self.releases = self.releases, []
+        for settled in releases:
+            settled()
 
 
 def _flat(arrays: Iterable[pa.Array]) -> list[str]:
@@ -93,6 +108,20 @@ def again(
     return pa.concat_batches(rows), ack_ids
 
 
+def attempted(
+    delivery: tuple[pa.RecordBatch, pa.Array], attempts: Sequence[int | None]
+) -> tuple[pa.RecordBatch, pa.Array]:
+    """The same delivery from a service that counts: so often was each row delivered, this time included."""
+    rows, ack_ids = delivery
+    column = ROWS_SCHEMA.get_field_index("delivery_attempt")
+    return rows.set_column(column, ROWS_SCHEMA.field(column), pa.array(attempts, pa.int32())), ack_ids
+
+
+def message_ids(batch: Batch) -> list[str]:
+    """Of a sealed batch, in order."""
+    return [text for chunk in batch.chunks for text in chunk.rows.column("message_id").to_pylist()]
+
+
 def number_of(ack_id: str) -> int:
     """The message of an ack ID, of whichever delivery."""
     return int(ack_id[1:].partition(".")[0])
@@ -106,6 +135,8 @@ class Bench:
     settings: ReservoirSettings = field(default_factory=lambda: ReservoirSettings(memory_limit_mb=64))
     clock: HandClock = field(default_factory=HandClock)
     acks: NotedAcks = field(default_factory=NotedAcks)
+    dead_letters: DeadLetterSink | None = None
+    max_delivery_attempts: int = 0
 
     def __post_init__(self) -> None:
         """Build it."""
@@ -125,6 +156,8 @@ class Bench:
             ordered=self.ordered,
             deadline_s=DEADLINE_S,
             max_buffer_age_s=60,
+            dead_letters=self.dead_letters,
+            max_delivery_attempts=self.max_delivery_attempts,
         )
         self.reservoir.add(subscription)
         return subscription
@@ -134,6 +167,21 @@ class Bench:
         reader = Reader(generation, f"reader-{generation}")
         self.reservoir.open(self.subscription, consumer, reader, after=after, share=share)
         return reader
+
+    @property
+    def consumer(self) -> Consumer:
+        """The one that `open` makes by default."""
+        return self.subscription.consumers[CONSUMER]
+
+    def seal(self, epoch: int, max_rows: int | None = None, max_bytes: int | None = None) -> Batch:
+        """Seal, and the batch, of which there must be one."""
+        self.subscription.seal(self.consumer, epoch, max_rows=max_rows, max_bytes=max_bytes)
+        return self.consumer.batches[epoch]
+
+    def commit(self, epoch: int, batch: str | None, excluded: frozenset[str] = frozenset()) -> dict[int, str]:
+        """Spark has finished an epoch, whose offset named that batch of this node, or none."""
+        named = FinishedEpoch(epoch=epoch, nodes={self.reservoir.node: batch} if batch else {})
+        return self.subscription.commit(self.consumer, [named], excluded, contact=True)
 
     def deliver(self, count: int, *, keys: Sequence[str | None] = (None,), data_bytes: int = 16) -> list[str]:
         """Receive that many new messages as one chunk; their message IDs."""

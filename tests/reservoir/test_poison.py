@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pytest
-from tests.reservoir.making import DEADLINE_S, NAME, Bench, again, messages
+from tests.reservoir.making import DEADLINE_S, NAME, Bench, again, attempted, message_ids, messages
 
-from penstock.contract import ROWS_SCHEMA
-from penstock.reservoir import Subscription, attempts
+from penstock.reservoir import attempts
 from penstock.reservoir.attempts import Attempts
-from penstock.reservoir.id_table import hashes_of
 
 LIMIT = 3
 
@@ -42,54 +40,34 @@ class NotedLetters:
 
 @dataclass
 class PoisonBench(Bench):
-    """With a limit of three deliveries."""
+    """With a limit of three deliveries, and a service that counts them where it was told to begin."""
 
     letters: NotedLetters = field(default_factory=NotedLetters)
     attempts: dict[int, int | None] = field(default_factory=dict)
 
-    def subscribe(self, name: str) -> Subscription:
-        subscription = Subscription(
-            name,
-            node=self.reservoir.node,
-            settings=self.settings,
-            budget=self.reservoir.budget,
-            acks=self.acks,
-            clock=self.clock,
-            ordered=self.ordered,
-            deadline_s=DEADLINE_S,
-            max_buffer_age_s=60,
-            dead_letters=self.letters,
-            max_delivery_attempts=LIMIT,
-        )
-        self.reservoir.add(subscription)
-        return subscription
+    def __post_init__(self) -> None:
+        self.dead_letters, self.max_delivery_attempts = self.letters, LIMIT
+        super().__post_init__()
 
     def deliver_attempts(self, attempts: list[int | None], first: int = 0) -> None:
         """One chunk whose rows the service says it delivered so often."""
-        rows, ack_ids = messages(first, len(attempts))
-        column = ROWS_SCHEMA.get_field_index("delivery_attempt")
-        rows = rows.set_column(column, ROWS_SCHEMA.field(column), pa.array(attempts, pa.int32()))
-        self.subscription.receive(rows, ack_ids, self.clock())
+        self.subscription.receive(*attempted(messages(first, len(attempts)), attempts), self.clock())
         self.attempts.update(zip(range(first, first + len(attempts)), attempts, strict=True))
 
     def deliver_again(self, numbers: Sequence[int], attempt: int = 2, *, keys: Sequence[str | None] = (None,)) -> None:
         """The service counts on: what it once said was delivered too often stays so."""
-        rows, ack_ids = again(numbers, attempt, keys=keys)
         said = [None if (last := self.attempts.get(number)) is None else last + 1 for number in numbers]
-        column = ROWS_SCHEMA.get_field_index("delivery_attempt")
-        rows = rows.set_column(column, ROWS_SCHEMA.field(column), pa.array(said, pa.int32()))
         self.attempts.update(zip(numbers, said, strict=True))
-        self.subscription.receive(rows, ack_ids, self.clock())
+        self.subscription.receive(*attempted(again(numbers, attempt, keys=keys), said), self.clock())
 
-    def seal(self, epoch: int) -> list[str]:
-        consumer = next(iter(self.subscription.consumers.values()))
-        self.subscription.seal(consumer, epoch, max_rows=None, max_bytes=None)
-        batch = consumer.batches.get(epoch)
-        return [] if batch is None else [m for c in batch.chunks for m in c.rows.column("message_id").to_pylist()]
+    def sealed_ids(self, epoch: int) -> list[str]:
+        """The message IDs of a new batch, if there is one."""
+        self.subscription.seal(self.consumer, epoch, max_rows=None, max_bytes=None)
+        batch = self.consumer.batches.get(epoch)
+        return [] if batch is None else message_ids(batch)
 
     def give_back(self, epoch: int) -> None:
-        consumer = next(iter(self.subscription.consumers.values()))
-        self.subscription.release(consumer, epoch, consumer.batches[epoch].id)
+        self.subscription.release(self.consumer, epoch, self.consumer.batches[epoch].id)
 
 
 @pytest.fixture
@@ -107,7 +85,7 @@ def places(bench: Bench) -> dict[str, int]:
 
 def test_what_the_service_delivered_too_often_is_published_then_acknowledged_and_never_read(bench: PoisonBench) -> None:
     bench.deliver_attempts([1, LIMIT, LIMIT + 1, LIMIT + 5])
-    assert bench.seal(1) == ["m0", "m1"]
+    assert bench.sealed_ids(1) == ["m0", "m1"]
     assert bench.letters.ids == ["m2", "m3"]
     assert bench.letters.rows[0].column("delivery_attempt").to_pylist() == [LIMIT + 1, LIMIT + 5]
     assert bench.acks.acknowledged == []
@@ -137,23 +115,21 @@ def test_leases_of_unpublished_dead_letters_are_extended_for_as_long_as_it_takes
 def test_without_a_count_of_the_service_batches_that_came_back_are_counted(bench: PoisonBench) -> None:
     for epoch in range(1, LIMIT + 1):
         bench.deliver_attempts([None, None])
-        assert bench.seal(epoch) == ["m0", "m1"]
+        assert bench.sealed_ids(epoch) == ["m0", "m1"]
         bench.give_back(epoch)
     bench.deliver_attempts([None, None, None])
     assert bench.letters.ids == ["m0", "m1"]
     assert bench.letters.rows[0].column("delivery_attempt").to_pylist() == [LIMIT + 1, LIMIT + 1]
-    assert bench.seal(LIMIT + 1) == ["m2"]
+    assert bench.sealed_ids(LIMIT + 1) == ["m2"]
     bench.letters.confirm()
     assert places(bench) == {"in_batches": 1, "dead_lettered": 2, "released": 2 * LIMIT}
 
 
 def test_what_no_reader_had_is_not_counted_against_a_message(bench: PoisonBench) -> None:
-    consumer = next(iter(bench.subscription.consumers.values()))
     for generation in range(2, 3 * LIMIT):
         bench.deliver_attempts([None])
-        bench.subscription.close(consumer)
+        bench.subscription.close(bench.consumer)
         bench.open(generation)
-        consumer = next(iter(bench.subscription.consumers.values()))
     bench.deliver_attempts([None])
     assert bench.letters.rows == []
 
@@ -176,7 +152,7 @@ def test_the_counts_equal_those_of_a_dictionary_and_are_bounded(monkeypatch: pyt
 def test_the_counts_expire(bench: PoisonBench) -> None:
     for epoch in range(1, LIMIT + 1):
         bench.deliver_attempts([None])
-        bench.seal(epoch)
+        bench.sealed_ids(epoch)
         bench.give_back(epoch)
     bench.clock.now += 25 * 3600
     bench.open(2, after=LIMIT)
@@ -208,16 +184,6 @@ def test_a_stopped_daemon_gives_back_what_is_not_confirmed(bench: PoisonBench) -
 def test_without_the_setting_nothing_is_picked() -> None:
     bench = Bench()
     bench.open()
-    rows, ack_ids = messages(0, 2)
-    column = ROWS_SCHEMA.get_field_index("delivery_attempt")
-    rows = rows.set_column(column, ROWS_SCHEMA.field(column), pa.array([1, 1000], pa.int32()))
-    bench.subscription.receive(rows, ack_ids, bench.clock())
+    bench.subscription.receive(*attempted(messages(0, 2), [1, 1000]), bench.clock())
     assert bench.subscription.accounting().places["buffered"] == 2
     assert bench.subscription.name == NAME
-
-
-def test_texts_of_one_length_hash_as_they_do_among_others() -> None:
-    texts = ["abc", "xyz", "123", "cba"]
-    mixed = hashes_of(pa.array(["", *texts, "longer"], pa.string()).slice(1))
-    assert hashes_of(pa.array(texts, pa.string())).tolist() == mixed[:-1].tolist()
-    assert len(set(mixed.tolist())) == len(mixed)

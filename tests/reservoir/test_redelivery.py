@@ -27,16 +27,8 @@ def bench() -> Bench:
     return made()
 
 
-def seal(bench: Bench, epoch: int, max_rows: int | None = None) -> Batch:
-    consumer = bench.subscription.consumers[CONSUMER]
-    bench.subscription.seal(consumer, epoch, max_rows=max_rows, max_bytes=None)
-    return consumer.batches[epoch]
-
-
 def commit(bench: Bench, batch: Batch) -> None:
-    named = FinishedEpoch(epoch=batch.epoch, nodes={bench.reservoir.node: batch.id})
-    consumer = bench.subscription.consumers[CONSUMER]
-    bench.subscription.commit(consumer, [named], frozenset(), contact=True)
+    bench.commit(batch.epoch, batch.id)
 
 
 def snapshot(bench: Bench, batch: Batch) -> Snapshot:
@@ -68,7 +60,7 @@ def test_a_buffered_row_gets_the_newest_ack_id_and_stays_one_row(bench: Bench) -
     bench.deliver_again([7], attempt=3)
     assert bench.subscription.backlog().rows == 10
     assert bench.subscription.ledger.renewed == 3
-    batch = seal(bench, 1)
+    batch = bench.seal(1)
     commit(bench, batch)
     assert sorted(bench.acks.acknowledged) == sorted([f"a{n}" for n in range(10) if n not in {3, 7}] + ["a3.2", "a7.3"])
     settled(bench)
@@ -76,7 +68,7 @@ def test_a_buffered_row_gets_the_newest_ack_id_and_stays_one_row(bench: Bench) -
 
 def test_a_sealed_row_gets_the_newest_ack_id_while_its_batch_is_being_read(bench: Bench) -> None:
     bench.deliver(10)
-    batch = seal(bench, 1)
+    batch = bench.seal(1)
     reading = snapshot(bench, batch)
     before = rows_of(reading)
     bench.deliver_again(range(10))
@@ -91,7 +83,7 @@ def test_a_delivery_attempt_stays_what_it_was(bench: Bench) -> None:
     rows, ack_ids = again([0, 1])
     second = rows.set_column(5, rows.schema.field("delivery_attempt"), pa.array([2, 2], pa.int32()))
     bench.subscription.receive(second, ack_ids, bench.clock())
-    assert [row["delivery_attempt"] for row in rows_of(snapshot(bench, seal(bench, 1)))] == [None, None]
+    assert [row["delivery_attempt"] for row in rows_of(snapshot(bench, bench.seal(1)))] == [None, None]
 
 
 def test_what_is_new_among_redeliveries_is_taken_in(bench: Bench) -> None:
@@ -99,7 +91,7 @@ def test_what_is_new_among_redeliveries_is_taken_in(bench: Bench) -> None:
     bench.deliver_again([8, 9, 10, 11, 4])
     assert bench.subscription.backlog().rows == 12
     assert bench.subscription.ledger.renewed == 3
-    ids = [row["message_id"] for row in rows_of(snapshot(bench, seal(bench, 1)))]
+    ids = [row["message_id"] for row in rows_of(snapshot(bench, bench.seal(1)))]
     assert ids == [f"m{n}" for n in range(12)]
     settled(bench)
 
@@ -109,7 +101,7 @@ def test_a_message_twice_in_one_chunk_is_one_row_in_its_first_place_with_its_las
     ack_ids = pa.array([f"{ack_id}{place}" for place, ack_id in enumerate(ack_ids.to_pylist())])
     bench.subscription.receive(rows, ack_ids, bench.clock())
     assert bench.subscription.ledger.renewed == 3
-    batch = seal(bench, 1)
+    batch = bench.seal(1)
     assert [row["message_id"] for row in rows_of(snapshot(bench, batch))] == ["m5", "m6", "m7"]
     assert acks_of(batch) == ["a5.24", "a6.21", "a7.25"]
     settled(bench)
@@ -145,20 +137,20 @@ def test_an_id_that_a_restarted_test_server_gives_to_another_message_makes_a_row
 
 def test_both_parts_of_a_chunk_that_a_seal_cut_are_found(bench: Bench) -> None:
     bench.deliver(10)
-    batch = seal(bench, 1, max_rows=4)
+    batch = bench.seal(1, max_rows=4)
     bench.deliver_again(range(2, 8))
     assert acks_of(batch) == ["a0", "a1", "a2.2", "a3.2"]
     commit(bench, batch)
     bench.deliver_again([0, 5])
     assert bench.subscription.backlog().rows == 6, "the buffered one is no new row"
     assert bench.subscription.ledger.known == 1, "nor the acknowledged one: what came twice is remembered"
-    assert acks_of(seal(bench, 2)) == ["a4.2", "a5.2", "a6.2", "a7.2", "a8", "a9"]
+    assert acks_of(bench.seal(2)) == ["a4.2", "a5.2", "a6.2", "a7.2", "a8", "a9"]
     settled(bench)
 
 
 def test_a_requeued_batch_is_still_found(bench: Bench) -> None:
     bench.deliver(10)
-    seal(bench, 1)
+    bench.seal(1)
     bench.open(2, after=-1)
     consumer = bench.subscription.consumers[CONSUMER]
     bench.subscription.commit(consumer, [FinishedEpoch(epoch=1, nodes={})], frozenset(), contact=True)
@@ -171,7 +163,7 @@ def test_a_requeued_batch_is_still_found(bench: Bench) -> None:
 def test_a_redelivery_of_a_row_whose_ack_is_on_its_way_is_acknowledged_as_well_and_dropped(bench: Bench) -> None:
     bench.acks.at_once = False
     bench.deliver(10)
-    commit(bench, seal(bench, 1))
+    commit(bench, bench.seal(1))
     bench.deliver_again([2, 4])
     assert bench.subscription.backlog().rows == 0
     assert bench.subscription.ledger.known == 2
@@ -185,7 +177,7 @@ def test_a_redelivery_of_a_row_whose_ack_is_on_its_way_is_acknowledged_as_well_a
 
 def test_a_released_row_that_comes_again_is_a_new_row(bench: Bench) -> None:
     bench.deliver(10)
-    batch = seal(bench, 1)
+    batch = bench.seal(1)
     bench.subscription.release(bench.subscription.consumers[CONSUMER], 1, batch.id)
     bench.deliver_again(range(10))
     assert bench.subscription.backlog().rows == 10
@@ -202,7 +194,7 @@ def test_a_row_that_lapsed_is_new_even_when_it_comes_again_before_anybody_looked
     assert bench.subscription.backlog().rows == 10
     assert bench.reservoir.tick() == 10, "what lapsed is told with the rest"
     assert bench.subscription.backlog().rows == 10
-    assert acks_of(seal(bench, 1)) == [f"a{n}.2" for n in range(10)]
+    assert acks_of(bench.seal(1)) == [f"a{n}.2" for n in range(10)]
     settled(bench)
 
 
@@ -230,7 +222,7 @@ def test_the_earliest_deadline_counts_when_a_part_of_a_chunk_came_again(bench: B
 
 def test_a_sealed_batch_whose_lease_had_run_out_has_one_again_when_all_of_it_came_again(bench: Bench) -> None:
     bench.deliver(10)
-    batch = seal(bench, 1)
+    batch = bench.seal(1)
     bench.acks.extension_works = False
     bench.pass_time(DEADLINE_S + 2)
     (chunk,) = batch.chunks
@@ -260,7 +252,7 @@ def test_ordered_rows_keep_their_place_and_rows_of_expelled_buckets_are_new() ->
     bench = made(ordered=True)
     keys = ["red", "blue"]
     bench.deliver(10, keys=["red"])
-    first = seal(bench, 1)
+    first = bench.seal(1)
     bench.deliver(10, keys=keys)
     bench.subscription.release(bench.subscription.consumers[CONSUMER], 1, first.id)
     released = {number_of(ack_id) for ack_id in bench.acks.released}
@@ -269,7 +261,7 @@ def test_ordered_rows_keep_their_place_and_rows_of_expelled_buckets_are_new() ->
     assert bench.subscription.ledger.renewed == 5, "the blue ones are held"
     assert bench.subscription.backlog().rows == 10
     settled(bench)
-    ids = [number_of(ack_id) for ack_id in acks_of(seal(bench, 2))]
+    ids = [number_of(ack_id) for ack_id in acks_of(bench.seal(2))]
     for colour in (0, 1):
         assert [n for n in ids if n % 2 == colour] == [n for n in range(10, 20) if n % 2 == colour]
 
@@ -289,12 +281,12 @@ def test_many_rows_come_and_go_and_each_is_found_for_as_long_as_it_is_held(bench
             assert bench.subscription.ledger.renewed == before + 500
             while bench.subscription.backlog().rows > 1000:
                 epoch += 1
-                commit(bench, seal(bench, epoch, max_rows=7001))
+                commit(bench, bench.seal(epoch, max_rows=7001))
         settled(bench)
     assert len(found) < 20_000
     assert sum(table.ids.capacity for table in found._tables) <= 1 << 17
     bench.deliver(10)
-    commit(bench, seal(bench, epoch + 1))
+    commit(bench, bench.seal(epoch + 1))
     assert not found._tables
     assert bench.subscription.used_bytes == 0
 
@@ -312,7 +304,7 @@ def test_a_table_that_much_went_through_is_replaced_before_it_gets_slow(
         tables.add(id(table))
         assert table.ids._spilled.mean() <= 2 * id_table.WORN + 1 / 16
         # Some rows stay, so that there is always a table.
-        batch = seal(bench, epoch, max_rows=119)
+        batch = bench.seal(epoch, max_rows=119)
         commit(bench, batch)
     assert bench.subscription.ledger.renewed == 2 * 149
     assert len(tables) > 1

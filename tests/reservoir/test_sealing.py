@@ -6,7 +6,7 @@ import pytest
 from tests.reservoir.making import CONSUMER, NAME, Bench
 
 from penstock.contract import PROTOCOL_VERSION, Reader
-from penstock.contract.actions import CommitState, FinishedEpoch, SealReply
+from penstock.contract.actions import CommitState, SealReply
 from penstock.errors import (
     BatchGone,
     EpochPast,
@@ -22,13 +22,7 @@ from penstock.settings import ReservoirSettings
 
 
 def seal(bench: Bench, epoch: int, max_rows: int | None = None, max_bytes: int | None = None) -> SealReply:
-    consumer = bench.subscription.consumers[CONSUMER]
-    return bench.subscription.seal(consumer, epoch, max_rows=max_rows, max_bytes=max_bytes)
-
-
-def commit(bench: Bench, epoch: int, batch: str | None, excluded: frozenset[str] = frozenset()) -> dict[int, str]:
-    named = FinishedEpoch(epoch=epoch, nodes={bench.reservoir.node: batch} if batch else {})
-    return bench.subscription.commit(bench.subscription.consumers[CONSUMER], [named], excluded, contact=True)
+    return bench.subscription.seal(bench.consumer, epoch, max_rows=max_rows, max_bytes=max_bytes)
 
 
 def rows_of(bench: Bench, epoch: int, batch: str, slices: int) -> list[list[str]]:
@@ -89,17 +83,17 @@ def test_a_commit_acknowledges_the_named_batch_and_a_repeated_one_says_so(bench:
     bench.acks.at_once = False
     bench.deliver(10)
     batch = seal(bench, 1).batch
-    assert commit(bench, 1, batch) == {1: CommitState.PENDING}
-    assert commit(bench, 1, batch) == {1: CommitState.PENDING}
+    assert bench.commit(1, batch) == {1: CommitState.PENDING}
+    assert bench.commit(1, batch) == {1: CommitState.PENDING}
     bench.acks.confirm()
-    assert commit(bench, 1, batch) == {1: CommitState.ACKED}
+    assert bench.commit(1, batch) == {1: CommitState.ACKED}
     assert len(bench.acks.acknowledged) == 10
 
 
 def test_a_batch_that_its_offset_does_not_name_returns_to_the_queue(bench: Bench) -> None:
     sent = bench.deliver(10)
     seal(bench, 1)
-    assert commit(bench, 1, "another batch") == {1: CommitState.REQUEUED}
+    assert bench.commit(1, "another batch") == {1: CommitState.REQUEUED}
     assert not bench.acks.acknowledged
     batch = seal(bench, 2).batch or ""
     assert rows_of(bench, 2, batch, 1) == [sent]
@@ -108,7 +102,7 @@ def test_a_batch_that_its_offset_does_not_name_returns_to_the_queue(bench: Bench
 def test_an_excluded_batch_is_released_not_acknowledged(bench: Bench) -> None:
     bench.deliver(10)
     batch = seal(bench, 1).batch or ""
-    assert commit(bench, 1, batch, frozenset({batch})) == {1: CommitState.RELEASED}
+    assert bench.commit(1, batch, frozenset({batch})) == {1: CommitState.RELEASED}
     assert len(bench.acks.released) == 10
     assert not bench.acks.acknowledged
 
@@ -118,13 +112,13 @@ def test_an_older_batch_whose_commit_was_missed_is_released(bench: Bench) -> Non
     seal(bench, 1)
     bench.deliver(5)
     second = seal(bench, 2).batch
-    commit(bench, 2, second)
+    bench.commit(2, second)
     assert len(bench.acks.released) == 10
     assert len(bench.acks.acknowledged) == 5
 
 
 def test_a_committed_epoch_cannot_be_sealed_again(bench: Bench) -> None:
-    commit(bench, 4, None)
+    bench.commit(4, None)
     bench.deliver(1)
     with pytest.raises(EpochPast, match="epoch 4 is past"):
         seal(bench, 4)
@@ -135,7 +129,7 @@ def test_reading_after_the_commit_is_batch_gone(bench: Bench) -> None:
     batch = seal(bench, 1).batch or ""
     consumer = bench.subscription.consumers[CONSUMER]
     (planned,) = bench.subscription.plan(consumer, 1, batch, 1, None, PROTOCOL_VERSION)
-    commit(bench, 1, batch)
+    bench.commit(1, batch)
     with pytest.raises(BatchGone, match="acknowledged"):
         bench.reservoir.read(planned.ticket)
 
@@ -215,7 +209,7 @@ def test_a_fenced_reader_displaces_nobody(bench: Bench) -> None:
 
 def test_an_open_that_was_long_under_way_undoes_nothing(bench: Bench) -> None:
     bench.deliver(10)
-    commit(bench, 1, seal(bench, 1, max_rows=5).batch)
+    bench.commit(1, seal(bench, 1, max_rows=5).batch)
     batch = seal(bench, 2).batch
     bench.open(1, after=0)
     assert bench.subscription.consumers[CONSUMER].batches[2].id == batch
@@ -224,7 +218,7 @@ def test_an_open_that_was_long_under_way_undoes_nothing(bench: Bench) -> None:
 def test_a_plan_of_a_committed_epoch_says_so(bench: Bench) -> None:
     bench.deliver(10)
     batch = seal(bench, 1).batch or ""
-    commit(bench, 1, batch)
+    bench.commit(1, batch)
     with pytest.raises(EpochPast):
         rows_of(bench, 1, batch, 1)
 
@@ -256,7 +250,7 @@ def crowd(bench: Bench, count: int, first: int = 0) -> None:
 def test_a_closed_consumer_is_forgotten_when_its_last_acks_are_confirmed(bench: Bench) -> None:
     bench.acks.at_once = False
     bench.deliver(10)
-    commit(bench, 1, seal(bench, 1).batch)
+    bench.commit(1, seal(bench, 1).batch)
     bench.subscription.close(bench.subscription.consumers[CONSUMER])
     assert CONSUMER in bench.subscription.consumers
     assert not bench.subscription.unused
@@ -285,7 +279,7 @@ def test_a_fence_and_what_was_committed_outlive_an_eviction(bench: Bench) -> Non
     reader = bench.open(5)
     bench.deliver(10)
     batch = seal(bench, 1).batch
-    commit(bench, 1, batch)
+    bench.commit(1, batch)
     bench.subscription.bye(bench.subscription.consumers[CONSUMER])
     bench.pass_time(400)
     crowd(bench, 64)

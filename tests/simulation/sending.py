@@ -53,12 +53,12 @@ class Sender:
         """See `AckSink`."""
         self._put(self._extends, ack_ids, len(_flat(ack_ids)), lambda outcome: settled(outcome.lost == 0))
 
-    def release(self, ack_ids: Sequence[pa.Array]) -> None:
+    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
         """See `AckSink`."""
         ids = _flat(ack_ids)
         if ids:
             self._world.note("%s gives back %s", self._daemon.name, Spans(number_of(ack_id) for ack_id in ids))
-        self._put(self._releases, ack_ids, len(ids), lambda _outcome: None)
+        self._put(self._releases, ack_ids, len(ids), lambda _outcome: settled())
 
     @property
     def pending_ids(self) -> int:

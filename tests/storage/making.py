@@ -76,9 +76,9 @@ class Gate:
         """At once."""
         self.acks.extend(ack_ids, settled)
 
-    def release(self, ack_ids: Sequence[pa.Array]) -> None:
+    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
         """When durable."""
-        self.store.after(lambda: self.acks.release(ack_ids))
+        self.store.after(lambda: self.acks.release(ack_ids, settled))
 
 
 class Node:

@@ -99,9 +99,9 @@ class AckQueue:
         """See `AckSink`. One attempt: the caller knows when the next one is due."""
         self._add(self._extends, ack_ids, lambda outcome: settled(outcome.lost == 0))
 
-    def release(self, ack_ids: Sequence[pa.Array]) -> None:
+    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None] = lambda: None) -> None:
         """See `AckSink`."""
-        self._add(self._releases, ack_ids, _ignore)
+        self._add(self._releases, ack_ids, lambda _outcome: settled())
 
     async def run(self) -> None:
         """Send until cancelled. Cancellation drops what is pending: `flush` comes first."""
@@ -280,7 +280,3 @@ def _say(
     error: str,
 ) -> None:
     event(subscription=subscription, acks=acks, code=code, error=error).emit()
-
-
-def _ignore(_outcome: AckOutcome) -> None:
-    """Releases are a courtesy: nobody waits for them."""

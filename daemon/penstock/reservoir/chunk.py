@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,6 +13,9 @@ from penstock.reservoir.budget import Allocation, Share
 from penstock.reservoir.id_table import SLOT_BYTES, Seat
 from penstock.reservoir.kept import Kept
 from penstock.reservoir.ordering import buckets_of
+
+if TYPE_CHECKING:
+    from penstock.reservoir.ports import AckSink
 
 
 class Chunk:
@@ -89,6 +96,11 @@ class Chunk:
     def rows_claim(self) -> Allocation:
         """What a reader of the rows holds, so that they count while it reads."""
         return self._claims[0]
+
+    @property
+    def ids_claims(self) -> tuple[Allocation, ...]:
+        """What whoever sends the ack IDs holds, so that they count until they are settled."""
+        return self._claims[1:]
 
     def shed(self, share: Share) -> None:
         """Drop all that an acknowledgement does not need: its rows are committed, nobody reads them again.
@@ -176,6 +188,16 @@ class Lease:
         if self.chunk is not None:
             self.chunk.lease = None
             self.chunk = None
+
+
+def give_back(acks: AckSink, chunks: Iterable[Chunk]) -> None:
+    """Release the messages of chunks; their ack IDs count in the budget until they are settled."""
+    held = [(chunk.ack_ids, chunk.ids_claims) for chunk in chunks]
+    acks.release([ack_ids for ack_ids, _ in held], functools.partial(let_go, [claims for _, claims in held]))
+
+
+def let_go(_claims: Sequence[object]) -> None:
+    """Whoever has this as a callback holds claims on the budget; they end with it."""
 
 
 def _publish_range_us(rows: pa.RecordBatch) -> tuple[int, int]:

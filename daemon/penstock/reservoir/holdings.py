@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from penstock.reservoir.accounting import Ledger
-from penstock.reservoir.budget import Share
-from penstock.reservoir.chunk import Chunk, Lease
+from penstock.reservoir.budget import Allocation, Share
+from penstock.reservoir.chunk import Chunk, Lease, give_back, let_go
 from penstock.reservoir.held import HeldIds, Match, single
 from penstock.reservoir.id_table import Hashes, hashes_of
 from penstock.reservoir.known import RememberedIds
@@ -24,8 +25,8 @@ from penstock.reservoir.queue import ChunkQueue
 class Holdings:
     """Unsealed chunks, the leases of all chunks, and the ways out: acknowledged, released, lapsed, dropped as known.
 
-    `ordered` is about what is received from now on: a subscription may have been made anew under its name. What is held
-    stays as it came, since rows of a batch are never cut in another way.
+    `ordered` and `exactly_once` are about what is received from now on: a subscription may have been made anew. What is
+    held stays as it came, since rows of a batch are never cut in another way.
     """
 
     def __init__(  # noqa: PLR0913 - composed in one place
@@ -36,13 +37,15 @@ class Holdings:
         *,
         deadline_s: float,
         max_lease_s: float,
+        remember_s: float,
         ordered: bool,
         dead_letters: DeadLetterSink | None = None,
         max_delivery_attempts: int = 0,
     ) -> None:
         self.queue = ChunkQueue()
         self.ledger = Ledger()
-        self.remembered = RememberedIds()
+        self.exactly_once = False
+        self.remembered = RememberedIds(remember_s)
         self.held = HeldIds(share)
         self.ordered = ordered
         self._acks = acks
@@ -60,18 +63,19 @@ class Holdings:
         )
         self._lapsed_early = 0
 
-    def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float, *, receipt: bool) -> None:
+    def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:
         """Take one decoded chunk in: only what is new makes rows.
 
-        What was committed before is acknowledged again and dropped; what is held gets the new ack ID.
-
-        `receipt`: the service wants to hear that it was received, by an extension of its lease.
+        What was committed before is acknowledged again and dropped; what is held gets the new ack ID. An exactly-once
+        subscription wants to hear of each that it was received, by an extension of its lease.
         """
+        receipt = self.exactly_once
         self.ledger.received += rows.num_rows
-        known = self.remembered.known(rows.column("message_id"), now)
+        known = self._known(rows, now)
         if known is not None:
             self.ledger.known += int(known.sum())
-            self._acks.acknowledge([ack_ids.filter(pa.array(known))], _ignore)
+            asked = pa.array(known)
+            self._acknowledge_again(ack_ids.filter(asked), rows.column("message_id").filter(asked))
             keep = pa.array(~known)
             rows, ack_ids = rows.filter(keep), ack_ids.filter(keep)
         if rows.num_rows == 0:
@@ -113,7 +117,8 @@ class Holdings:
         count = sum(len(array) for array in ack_ids)
         self.ledger.received += count
         self.ledger.released += count
-        self._acks.release(ack_ids)
+        size = sum(array.get_total_buffer_size() for array in ack_ids)
+        self._acks.release(ack_ids, functools.partial(let_go, [self._share.claim(size)]))
 
     def take(self, max_rows: int, max_bytes: int) -> list[Chunk]:
         """Chunks for a batch, oldest rows first; empty when nothing is buffered."""
@@ -133,13 +138,11 @@ class Holdings:
         """Committed chunks: their rows go at once, their leases are kept until every ack is confirmed."""
         for chunk in chunks:
             chunk.shed(self._share)
-            if chunk.renewed or (chunk.lease is not None and chunk.lease.lapsed):
-                self.remembered.remember(chunk.rows.column(0), now)
 
         def settled(outcome: AckOutcome) -> None:
-            if outcome.lost:
-                for chunk in chunks:
-                    self.remembered.remember(chunk.rows.column(0), now)
+            for chunk in chunks:
+                if outcome.lost or self._may_come_again(chunk):
+                    self.remembered.remember(chunk.rows.column("message_id"), now)
             self.ledger.acknowledged += outcome.confirmed
             self.ledger.acks_lost += outcome.lost
             self._end(chunks)
@@ -151,7 +154,7 @@ class Holdings:
         """Give chunks back to Pub/Sub at once; with ordering, the later unsealed rows of their buckets too."""
         if not chunks:
             return
-        self._acks.release([chunk.ack_ids for chunk in chunks])
+        give_back(self._acks, chunks)
         self.ledger.released += _rows(chunks)
         self._end(chunks)
         self._expel_followers(chunks)
@@ -202,6 +205,38 @@ class Holdings:
 
         self._acks.extend([lease.chunk.ack_ids], settled)
 
+    def _may_come_again(self, chunk: Chunk) -> bool:
+        """Whether messages of a chunk may be on their way although every ack was confirmed.
+
+        Not on exactly-once subscriptions, where a confirmation is a promise.
+        """
+        return not self.exactly_once and (chunk.renewed or (chunk.lease is not None and chunk.lease.lapsed))
+
+    def _known(self, rows: pa.RecordBatch, now: float) -> np.ndarray | None:
+        """Which rows are redeliveries of what was committed, as far as that is remembered.
+
+        None that is said to be delivered for the first time: a deadline that ran out would count, so somebody asked for
+        it back by a seek.
+        """
+        known = self.remembered.known(rows.column("message_id"), now)
+        attempts = rows.column("delivery_attempt")
+        if known is None or attempts.null_count == len(attempts):
+            return known
+        known &= attempts.fill_null(0).to_numpy(zero_copy_only=False) != 1
+        return known if known.any() else None
+
+    def _acknowledge_again(self, ack_ids: pa.Array, remembered: pa.Array | None) -> None:
+        """A redelivery of what was committed; it counts in the budget until it is settled.
+
+        What was `remembered` is forgotten when this ack holds: if it comes another time, somebody wants it back.
+        """
+        claim = self._share.claim(ack_ids.get_total_buffer_size())
+        self._acks.acknowledge([ack_ids], functools.partial(self._acknowledged_again, claim, remembered))
+
+    def _acknowledged_again(self, _claim: Allocation, remembered: pa.Array | None, outcome: AckOutcome) -> None:
+        if remembered is not None and not outcome.lost:
+            self.remembered.forget(remembered)
+
     def _find(self, rows: pa.RecordBatch, hashes: Hashes, now: float) -> list[Match]:
         """Which of these rows are held.
 
@@ -225,7 +260,7 @@ class Holdings:
             again = ack_ids.take(pa.array(match.asked))
             if match.chunk.committed:
                 self.ledger.known += len(again)
-                self._acks.acknowledge([again], _ignore)
+                self._acknowledge_again(again, None)
             else:
                 self.ledger.renewed += len(again)
                 match.chunk.renew(match.held, again, self._share)
@@ -279,7 +314,7 @@ class Holdings:
             if rest is not None:
                 self._replace(whole, [rest, part])
         if out:
-            self._acks.release([chunk.ack_ids for chunk in out])
+            give_back(self._acks, out)
             self.ledger.released += _rows(out)
             self._end(out)
 
@@ -293,7 +328,3 @@ class Holdings:
 
 def _rows(chunks: Iterable[Chunk]) -> int:
     return sum(len(chunk) for chunk in chunks)
-
-
-def _ignore(_outcome: AckOutcome) -> None:
-    """A redelivery acknowledged again: nothing here waits for it."""

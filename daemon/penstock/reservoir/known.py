@@ -2,44 +2,111 @@
 
 from __future__ import annotations
 
-from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-REMEMBER_S = 600.0
+from penstock.reservoir.id_table import Hashes, Rows, hashes_of
+
 REMEMBER_ROWS = 100_000
-"""Both from design.md, section 4: a best effort of one node that bounds its own memory."""
+"""From design.md, section 4: a best effort of one node that bounds its own memory, to some 5 MB."""
+
+KEEP_ROWS = REMEMBER_ROWS * 7 // 8
+"""What stays when there are more: all are sorted then, so not for each chunk that comes."""
+
+_OVER = float("-inf")
 
 
-class RememberedIds:
-    """A bounded, expiring set of message IDs."""
+@dataclass(frozen=True)
+class _Run:
+    """IDs in the order of their hashes, each one once, with the time when it is forgotten; `last`, when all are."""
 
-    def __init__(self) -> None:
-        self._parts: deque[tuple[float, pa.Array]] = deque()
-        self._set: pa.Array | None = None
+    hashes: Hashes
+    ids: pa.Array
+    until: np.ndarray
+    last: float
 
     def __len__(self) -> int:
         """IDs."""
-        return sum(len(ids) for _, ids in self._parts)
+        return len(self.hashes)
+
+    def find(self, hashes: Hashes, ids: pa.Array, now: float) -> tuple[Rows, Rows]:
+        """Rows of `ids` that are here, and where; a string is compared for each suspicion only."""
+        at = np.searchsorted(self.hashes, hashes, side="right") - 1
+        asked = np.flatnonzero((self.hashes[at] == hashes) & (self.until[at] > now))
+        if not len(asked):
+            return asked, asked
+        places = at[asked]
+        same = pc.equal(ids.take(pa.array(asked)), self.ids.take(pa.array(places))).to_numpy(zero_copy_only=False)
+        return asked[same], places[same]
+
+
+class RememberedIds:
+    """A bounded, expiring set of message IDs. `remember_s`: for how long; 0 for not at all.
+
+    Sorted runs of which each is at most half as long as the one before it: an ID is sorted in a few times, and looked
+    for in a few places.
+    """
+
+    def __init__(self, remember_s: float) -> None:
+        self.remember_s = remember_s
+        self._runs: list[_Run] = []
+
+    def __len__(self) -> int:
+        """IDs. One that was remembered several times may count as often."""
+        return sum(len(run) for run in self._runs)
 
     def remember(self, message_ids: pa.Array, now: float) -> None:
         """Add IDs (a string array); the oldest make room."""
-        # Copied, since a slice would keep the whole chunk's buffer alive.
-        self._parts.append((now + REMEMBER_S, pa.concat_arrays([message_ids[-REMEMBER_ROWS:]])))
-        while len(self) > REMEMBER_ROWS:
-            self._parts.popleft()
-        self._set = None
+        ids = message_ids[-REMEMBER_ROWS:]
+        if not self.remember_s or not len(ids):
+            return
+        hashes = hashes_of(ids)
+        self._runs.append(_sorted(hashes, ids, np.full(len(ids), now + self.remember_s)))
+        while len(self._runs) > 1 and (len(self._runs[-2]) < 2 * len(self._runs[-1]) or len(self) > REMEMBER_ROWS):
+            self._merge(now)
+
+    def forget(self, message_ids: pa.Array) -> None:
+        """These are not remembered any more."""
+        hashes = hashes_of(message_ids)
+        for run in self._runs:
+            _, places = run.find(hashes, message_ids, _OVER)
+            run.until[places] = _OVER
+
+    def clear(self) -> int:
+        """Remember none any more; how many there were."""
+        rows, self._runs = len(self), []
+        return rows
 
     def known(self, message_ids: pa.Array, now: float) -> np.ndarray | None:
         """Which of these are remembered (bool, row by row); None when none is, which costs nothing if none can be."""
-        while self._parts and self._parts[0][0] <= now:
-            self._parts.popleft()
-            self._set = None
-        if not self._parts:
+        self._runs = [run for run in self._runs if run.last > now]
+        if not self._runs:
             return None
-        if self._set is None:
-            self._set = pa.concat_arrays([ids for _, ids in self._parts])
-        found: np.ndarray = pc.is_in(message_ids, value_set=self._set).to_numpy(zero_copy_only=False)
+        hashes = hashes_of(message_ids)
+        found = np.zeros(len(message_ids), bool)
+        for run in self._runs:
+            found[run.find(hashes, message_ids, now)[0]] = True
         return found if found.any() else None
+
+    def _merge(self, now: float) -> None:
+        """The last two runs become one, without what is over; the newest stay if there is no room for all."""
+        older, newer = self._runs[-2:]
+        hashes = np.concatenate((older.hashes, newer.hashes))
+        until = np.concatenate((older.until, newer.until))
+        keep = np.flatnonzero(until > now)
+        if len(keep) > REMEMBER_ROWS:
+            keep = np.sort(keep[np.argsort(-until[keep], kind="stable")[:KEEP_ROWS]])
+        ids = pa.concat_arrays([older.ids, newer.ids]).take(pa.array(keep))
+        self._runs[-2:] = [_sorted(hashes[keep], ids, until[keep])] if len(keep) else []
+
+
+def _sorted(hashes: Hashes, ids: pa.Array, until: np.ndarray) -> _Run:
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    newest = np.append(hashes[1:] != hashes[:-1], True)
+    order = order[newest]
+    # `take` copies: a slice would keep the whole chunk's buffer alive.
+    return _Run(hashes[newest], ids.take(pa.array(order)), until[order], float(until.max()))

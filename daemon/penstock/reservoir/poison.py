@@ -18,7 +18,7 @@ import pyarrow as pa
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.attempts import Attempts
 from penstock.reservoir.budget import Share
-from penstock.reservoir.chunk import Chunk
+from penstock.reservoir.chunk import Chunk, give_back
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Leases
 from penstock.reservoir.ports import AckOutcome, AckSink, DeadLetterSink
@@ -73,7 +73,7 @@ class DeadLetters:
         """Give back what is not confirmed. A letter that is published all the same comes a second time later."""
         chunks, self._pending = self._pending, set()
         if chunks:
-            self._acks.release([chunk.ack_ids for chunk in chunks])
+            give_back(self._acks, chunks)
         for chunk in chunks:
             self.rows -= len(chunk)
             self._ledger.released += len(chunk)

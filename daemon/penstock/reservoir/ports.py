@@ -33,8 +33,11 @@ class AckSink(Protocol):
     def extend(self, ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
         """Renew the lease to the full ack deadline. `settled(True)` when confirmed, False when it failed for now."""
 
-    def release(self, ack_ids: Sequence[pa.Array]) -> None:
-        """Give back at once (modack 0). Best effort: what fails lapses by itself."""
+    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
+        """Give back at once (modack 0). Best effort: what fails lapses by itself.
+
+        `settled` when none of them is held here any more, however it went.
+        """
 
 
 class DeadLetterSink(Protocol):

@@ -75,6 +75,7 @@ class Subscription:
             self._notes,
             deadline_s=deadline_s,
             max_lease_s=settings.max_lease_s,
+            remember_s=settings.remember_s,
             ordered=ordered,
             dead_letters=dead_letters,
             max_delivery_attempts=max_delivery_attempts,
@@ -104,7 +105,8 @@ class Subscription:
         first = not self._holdings.queue.rows
         if self.pulling.ordered is not None:
             self._holdings.ordered = self.pulling.ordered
-        self._holdings.receive(rows, ack_ids, now, receipt=self.pulling.exactly_once)
+        self._holdings.exactly_once = self.pulling.exactly_once
+        self._holdings.receive(rows, ack_ids, now)
         if first:
             self._change.tell()
 

@@ -105,6 +105,13 @@ class ReservoirSettings(_Room):
     consumer_timeout_s: float = Field(
         default=300.0, ge=1, description="a consumer without contact for this long is released"
     )
+    remember_s: float = Field(
+        default=600.0,
+        ge=0,
+        le=600,
+        description="a committed message whose ack may not have held is dropped once if it comes again within this "
+        "time; 0: never. It is dropped as well if it comes because of a seek: restart the daemon after one, or use 0",
+    )
     read_idle_s: float = Field(default=600.0, ge=1, description="a do_get without progress for this long is cancelled")
 
     weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
