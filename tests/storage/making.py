@@ -81,6 +81,13 @@ class Gate:
         self.store.after(lambda: self.acks.release(ack_ids, settled))
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
 class Node:
     """One process: a reservoir with one subscription on a store."""
 
