@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
-from google.pubsub_v1.types import PublishRequest, PubsubMessage, Topic
+from google.pubsub_v1.types import DeleteSubscriptionRequest, PublishRequest, PubsubMessage, Topic
 
 from penstock.clock import boottime
 from penstock.contract import Reader
@@ -110,6 +110,26 @@ async def test_an_ordinary_subscription_is_asked_for_no_receipts(node: Node) -> 
     await until(lambda: ingest.subscription.statistics()["buffered"] == 100)
     await asyncio.sleep(0.2)
     assert ingest.acks.statistics().requests == 0
+
+
+async def test_a_subscription_that_was_deleted_and_made_anew_is_taken_as_it_is_now(node: Node) -> None:
+    ingest = await node.ingest()
+    node.open(ingest)
+    await until(lambda: ingest.streams_open_since is not None)
+    assert not ingest.ordered
+    delete = node.channel.unary("Subscriber", "DeleteSubscription")
+    await delete(DeleteSubscriptionRequest.serialize(DeleteSubscriptionRequest(subscription=NAME)))
+    await until(lambda: ingest.subscription.failed is not None)
+    wanted = CreateSubscription(topic=TOPIC, ack_deadline_seconds=10, enable_message_ordering=True)
+    ingest.described(await node.control.create(NAME, wanted))
+    assert ingest.ordered
+    ingest.described(SubscriptionInfo(NAME))
+    assert ingest.ordered, "who may not look learns nothing"
+    consumer = node.open(ingest, generation=2)
+    await node.publish(10)
+    await until(lambda: ingest.subscription.backlog().rows == 10)
+    ingest.subscription.seal(consumer, 1, max_rows=None, max_bytes=None)
+    assert consumer.batches[1].ordered
 
 
 async def test_a_pull_stream_gets_its_part_of_the_share_of_the_moment_it_is_opened(node: Node) -> None:

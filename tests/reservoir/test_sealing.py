@@ -16,7 +16,7 @@ from penstock.errors import (
     SubscriptionShared,
     TooManyConsumers,
 )
-from penstock.reservoir import evicted
+from penstock.reservoir import NotPulling, evicted
 from penstock.reservoir.batch import IllegalMove, State
 from penstock.settings import ReservoirSettings
 
@@ -362,4 +362,62 @@ def test_what_arrives_while_a_drain_ends_the_streams_goes_back_at_once() -> None
     bench.subscription.stopped_pulling()
     assert bench.subscription.ledger.released == 5
     assert bench.subscription.backlog().rows == 0
+    assert bench.subscription.unaccounted() == 0
+
+
+def test_a_closed_consumer_stays_fenced_and_its_name_may_be_used_for_another_subscription(bench: Bench) -> None:
+    bench.open(5)
+    bench.deliver(10)
+    bench.commit(1, seal(bench, 1).batch)
+    bench.subscription.close(bench.consumer)
+    assert not bench.subscription.consumers
+    assert bench.reservoir.generation(CONSUMER) == 5
+    with pytest.raises(ReaderFenced):
+        bench.reservoir.enter(CONSUMER, Reader(4, "zombie"))
+    with pytest.raises(ReaderFenced):
+        bench.open(4)
+    other = bench.subscribe("projects/p/subscriptions/other")
+    with pytest.raises(ReaderFenced):
+        bench.reservoir.open(other, CONSUMER, Reader(4, "zombie"), after=0, share=False)
+    consumer = bench.reservoir.open(other, CONSUMER, Reader(6, "new"), after=0, share=False)
+    assert consumer.committed_through == 0, "epochs of one subscription say nothing of another's"
+    with pytest.raises(ReaderFenced):
+        bench.reservoir.enter(CONSUMER, Reader(5, "reader-5"))
+
+
+def test_a_closed_consumer_that_comes_back_goes_on_behind_what_it_committed(bench: Bench) -> None:
+    bench.deliver(10)
+    bench.commit(1, seal(bench, 1).batch)
+    bench.subscription.close(bench.consumer)
+    bench.open(2)
+    with pytest.raises(EpochPast):
+        seal(bench, 1)
+
+
+def test_a_subscription_that_became_ordered_keeps_the_order_of_what_it_receives_from_then_on() -> None:
+    """Rows of a batch are ordered or not, all of them; those held before keep the way they came."""
+    bench = Bench()
+    bench.open()
+    keys = ["red", "blue"]
+    bench.deliver(10, keys=keys)
+    first = bench.seal(1)
+    before = rows_of(bench, 1, first.id, 3)
+    bench.deliver(10, keys=keys)
+    bench.subscription.pulling = NotPulling(ordered=True)
+    sent = bench.deliver(10, keys=keys)
+    assert rows_of(bench, 1, first.id, 3) == before
+    assert bench.seal(2).rows == 10
+    last = bench.seal(3)
+    assert [rows for rows in rows_of(bench, 3, last.id, 256) if rows] in (
+        [sent[::2], sent[1::2]],
+        [sent[1::2], sent[::2]],
+    )
+    bench.subscription.release(bench.consumer, 1, first.id)
+    assert len(bench.acks.released) == 10, "rows that had no order take no others with them"
+    bench.deliver(10, keys=["red"])
+    bench.subscription.release(bench.consumer, 3, last.id)
+    assert len(bench.acks.released) == 30
+    bench.subscription.pulling = NotPulling(ordered=False)
+    bench.deliver(10, keys=keys)
+    assert bench.seal(4).rows == 10
     assert bench.subscription.unaccounted() == 0
