@@ -143,6 +143,7 @@ class Bench:
         self.reservoir = Reservoir(self.settings, self.clock)
         self.subscription = self.subscribe(NAME)
         self.next_message = 0
+        self.received = 0
 
     def subscribe(self, name: str) -> Subscription:
         """One more subscription of the reservoir."""
@@ -187,13 +188,18 @@ class Bench:
         """Receive that many new messages as one chunk; their message IDs."""
         rows, ack_ids = messages(self.next_message, count, keys=keys, data_bytes=data_bytes)
         self.next_message += count
-        self.subscription.receive(rows, ack_ids, self.clock())
+        self.receive(rows, ack_ids)
         ids: list[str] = rows.column("message_id").to_pylist()
         return ids
 
     def deliver_again(self, numbers: Sequence[int], attempt: int = 2, *, keys: Sequence[str | None] = (None,)) -> None:
         """Receive messages that were delivered before, with ack IDs such as `a7.2`."""
-        self.subscription.receive(*again(numbers, attempt, keys=keys), self.clock())
+        self.receive(*again(numbers, attempt, keys=keys))
+
+    def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array) -> None:
+        """One chunk; `received` counts the rows of all."""
+        self.received += rows.num_rows
+        self.subscription.receive(rows, ack_ids, self.clock())
 
     def pass_time(self, seconds: float, *, step_s: float = 1.0) -> None:
         """Let the clock run with ticks, as a live daemon sees it."""

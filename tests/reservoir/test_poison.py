@@ -51,14 +51,14 @@ class PoisonBench(Bench):
 
     def deliver_attempts(self, attempts: list[int | None], first: int = 0) -> None:
         """One chunk whose rows the service says it delivered so often."""
-        self.subscription.receive(*attempted(messages(first, len(attempts)), attempts), self.clock())
+        self.receive(*attempted(messages(first, len(attempts)), attempts))
         self.attempts.update(zip(range(first, first + len(attempts)), attempts, strict=True))
 
     def deliver_again(self, numbers: Sequence[int], attempt: int = 2, *, keys: Sequence[str | None] = (None,)) -> None:
         """The service counts on: what it once said was delivered too often stays so."""
         said = [None if (last := self.attempts.get(number)) is None else last + 1 for number in numbers]
         self.attempts.update(zip(numbers, said, strict=True))
-        self.subscription.receive(*attempted(again(numbers, attempt, keys=keys), said), self.clock())
+        self.receive(*attempted(again(numbers, attempt, keys=keys), said))
 
     def sealed_ids(self, epoch: int) -> list[str]:
         """The message IDs of a new batch, if there is one."""
