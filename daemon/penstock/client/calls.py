@@ -169,7 +169,7 @@ class Calls:
     def once(self, peer: Peer, action: str, request: Request) -> Any:
         """One call. Raises `ReaderFenced` without a call once a node has said so."""
         if self._fenced is not None:
-            raise self._fenced
+            raise self._fenced.with_traceback(None)  # else each call makes the traceback longer
         if isinstance(request, ReaderRequest) and not isinstance(request, OpenRequest):
             # Another node that knows this reader from before must not answer in the name of the one it opened last.
             request = replace(request, node=peer.id)

@@ -417,4 +417,4 @@ class Subscription:
 
     def _check_failed(self) -> None:
         if self.failed is not None:
-            raise self.failed
+            raise self.failed.with_traceback(None)  # else each call makes the traceback longer
