@@ -104,6 +104,11 @@ def test_garbage_is_an_error_or_what_protobuf_also_reads(garbage: bytes) -> None
     decoded.rows.validate(full=True)
 
 
+def test_a_length_beyond_all_memory_is_undecodable_and_no_panic() -> None:
+    with pytest.raises(wire.Undecodable):
+        wire.decode([b"\x0a" + b"\xf6" + b"\xff" * 8 + b"\x01"])
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(received, min_size=1, max_size=4), st.data())
 def test_a_truncated_response_is_never_half_read(messages: list[ReceivedMessage], data: st.DataObject) -> None:

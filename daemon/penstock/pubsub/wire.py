@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -102,10 +103,7 @@ def decode(responses: Sequence[bytes]) -> Decoded:
 
     Feed it about 1 MiB at a time: it holds the interpreter's lock meanwhile.
     """
-    try:
-        batch = _pull_handler.list_to_record_batch(responses)
-    except ValueError as error:
-        raise Undecodable(str(error)) from error
+    batch = _read(_pull_handler, responses)
     # `values`, not `flatten`: the lists are as ptars made them, without nulls or an offset, and 20 us count here.
     ack_ids, message, attempts = batch.column(0).values.flatten()
     data, attributes, message_ids, publish_times, keys = message.flatten()
@@ -218,8 +216,8 @@ def cut_publish(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def decode_published(response: bytes) -> pa.Array:
-    """The message IDs (string array) of a PublishResponse."""
-    return _published_handler.list_to_record_batch([response]).column(0).flatten()
+    """The message IDs (string array) of a PublishResponse. Raises `Undecodable`."""
+    return _read(_published_handler, [response]).column(0).flatten()
 
 
 def cut(ack_ids: pa.Array) -> Iterator[pa.Array]:
@@ -235,6 +233,19 @@ def cut(ack_ids: pa.Array) -> Iterator[pa.Array]:
         stop = start + max(fit, 1)
         yield ack_ids.slice(start, stop - start)
         start = stop
+
+
+def _read(handler: Any, responses: Sequence[bytes]) -> pa.RecordBatch:
+    try:
+        return handler.list_to_record_batch(responses)
+    except ValueError as error:
+        raise Undecodable(str(error)) from error
+    except BaseException as error:
+        # A length that leads beyond its message makes ptars panic. PyO3 raises that as an exception which is no
+        # `Exception` and has no name to import: uncaught, it would end the daemon for a few bytes of a response.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise Undecodable(str(error)) from error
 
 
 def _lengths(texts: pa.Array) -> np.ndarray:
