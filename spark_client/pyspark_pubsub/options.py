@@ -101,7 +101,8 @@ class Options:
         try:
             path = subscription_path(subscription, project_id)
         except InvalidRequest as error:
-            raise InvalidOption(f"option subscriptionId: {error.message}") from error
+            named = "option subscriptionId" if project_id is None else "options projectId and subscriptionId"
+            raise InvalidOption(f"{named}: {error.message}") from error
         own_project = path.split("/")[1]
         if project_id is not None and own_project != project_id:
             raise InvalidOption(
@@ -201,7 +202,7 @@ def _create(said: _Said, project_id: str) -> CreateSubscription | None:
     try:
         path = topic_path(topic, project_id)
     except InvalidRequest as error:
-        raise InvalidOption(f"option topicId: {error.message}") from error
+        raise InvalidOption(f"option topicId={topic!r}: {error.message}") from error
     deadline_s = said.count("ackDeadlineSeconds")
     if deadline_s is not None and not SHORTEST_ACK_DEADLINE_S <= deadline_s <= LONGEST_ACK_DEADLINE_S:
         values.refuse(
@@ -223,7 +224,10 @@ def _endpoint(daemons: str | None) -> str:
     addresses = values.names(daemons or os.environ.get("PENSTOCK_ENDPOINT") or DEFAULT_ENDPOINT)
     if len(addresses) != 1 or addresses[0].startswith("dns:"):
         values.refuse("daemons", daemons or "", "one host:port; this release reads from one daemon")
-    return host_and_port(addresses[0])
+    try:
+        return host_and_port(addresses[0])
+    except InvalidOption as error:
+        raise InvalidOption(f"{'option daemons' if daemons else 'PENSTOCK_ENDPOINT'}: {error.message}") from error
 
 
 def _columns(said: str | None) -> tuple[str, ...] | None:
