@@ -101,8 +101,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[fl.Result]:
         """One action; its reply is one result."""
         body = action.body
-        if body.size > MAX_BODY_BYTES:
-            raise InvalidRequest(f"{action.type}: a body of {body.size} bytes; {MAX_BODY_BYTES} are allowed")
+        _check_size(action.type, body.size)
         reply = self._on_loop(self._actions.call(action.type, body.to_pybytes()))
         return iter([fl.Result(pa.py_buffer(reply))])
 
@@ -131,6 +130,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """`plan` for plain Flight clients: the command is the JSON of a `PlanRequest`."""
         if descriptor.descriptor_type != fl.DescriptorType.CMD:
             raise InvalidRequest("get_flight_info: a command descriptor with the JSON of a plan request is needed")
+        _check_size("get_flight_info", len(descriptor.command))
         reply = json.loads(self._on_loop(self._actions.call("plan", descriptor.command)))
         here = [] if self._advertise is None else [self._advertise]
         endpoints = [fl.FlightEndpoint(json.dumps(entry["ticket"]).encode(), here) for entry in reply["slices"]]
@@ -169,9 +169,13 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
 
 
 def _ticket(raw: bytes) -> Ticket:
-    if len(raw) > MAX_BODY_BYTES:
-        raise InvalidRequest(f"ticket: {len(raw)} bytes; {MAX_BODY_BYTES} are allowed")
+    _check_size("do_get", len(raw))
     ticket = Ticket.from_json(raw, strict=True)
     if ticket.v != PROTOCOL_VERSION:
         raise ProtocolMismatch(f"this daemon speaks protocol version {PROTOCOL_VERSION}, the ticket {ticket.v}")
     return ticket
+
+
+def _check_size(call: str, size_bytes: int) -> None:
+    if size_bytes > MAX_BODY_BYTES:
+        raise InvalidRequest(f"{call}: a body of {size_bytes} bytes; {MAX_BODY_BYTES} are allowed")
