@@ -62,6 +62,7 @@ ELSEWHERE: dict[str, str] = {
     "path": "load() takes no path: name the subscription with subscriptionId",
 }
 
+DEFAULT_NODE_WAIT_S, DEFAULT_IDLE_S = 90.0, 5.0
 SHORTEST_ACK_DEADLINE_S, LONGEST_ACK_DEADLINE_S = 10, 600  # the service's own limits
 
 
@@ -109,6 +110,7 @@ class Options:
                 f"options projectId={project_id!r} and subscriptionId={subscription!r} contradict each other: "
                 "leave projectId out"
             )
+        node_wait_s, idle_s = said.seconds("nodeWait"), said.seconds("availableNowIdle")
         options = cls(
             subscription=path,
             create=_create(said, own_project),
@@ -118,8 +120,8 @@ class Options:
             max_bytes=said.size_bytes("maxBytesPerTrigger"),
             min_rows=said.count("minRecordsPerTrigger"),
             max_delay_s=said.seconds("maxTriggerDelay"),
-            node_wait_s=said.seconds("nodeWait", 90.0),
-            available_now_idle_s=said.seconds("availableNowIdle", 5.0),
+            node_wait_s=DEFAULT_NODE_WAIT_S if node_wait_s is None else node_wait_s,
+            available_now_idle_s=DEFAULT_IDLE_S if idle_s is None else idle_s,
             share=said.boolean("shareSubscription") or False,
             columns=_columns(said.get("columns")),
             commit_ttl=said.count("commitTtl", highest=1000) or 5,
@@ -180,9 +182,9 @@ class _Said:
         value = self.get(option)
         return None if value is None else values.size_bytes(option, value)
 
-    def seconds(self, option: str, default: float | None = None) -> float:
+    def seconds(self, option: str) -> float | None:
         value = self.get(option)
-        return default if value is None else values.seconds(option, value)  # type: ignore[return-value]
+        return None if value is None else values.seconds(option, value)
 
     def boolean(self, option: str) -> bool | None:
         value = self.get(option)
