@@ -89,7 +89,9 @@ class BacklogRequest(ReaderRequest):
 class Backlog(Body):
     """What waits unsealed on one node.
 
-    `paused`: pulling stands still (budget, age or drain), so that waiting brings nothing more.
+    `paused`: waiting brings nothing more. Pulling stands still (the daemon drains, its disk cannot be written, the
+    memory is used up, the oldest row is too old, or the queue holds more than the next batch takes), or the service
+    sends nothing before something is acknowledged (the pull streams' flow control is used up).
     `streams_open_s`: for how long every pull stream has been open; None when one is not.
     `trouble`: what Pub/Sub has refused for a while, with its code and words; it passes or is mended there.
     """
