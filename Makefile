@@ -1,4 +1,4 @@
-# make setup | demo | test | simulate | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
+# make setup | demo | test | simulate | fuzz | chaos | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
 # All of it is plain pip in a virtual environment of its own; PYTHON names the interpreter that makes it.
 
 PYTHON ?= python3
@@ -9,12 +9,13 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 # Many tests wait for processes; two at a time, each file on one worker, take two thirds of the time of one.
 WORKERS ?= 2
+EXAMPLES ?= 3000
 BENCHMARKS ?=
 BENCH_SECONDS ?= 2
 BENCH_RESULTS ?= benchmarks/results
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate chaos lint format bench lock wheel clean machine
+.PHONY: help setup demo test simulate fuzz chaos lint format bench lock wheel clean machine
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -49,6 +50,9 @@ lint: setup ## Style, types, and who imports whom.
 format: setup ## Lay the code out, and mend what can be mended.
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+fuzz: setup ## Whatever a client, a disk or a service may send: EXAMPLES=N of each test.
+	PENSTOCK_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --timeout 0 tests/fuzz
 
 chaos: setup ## Faults on real processes for 10 minutes: ARGS="--minutes N --seed S --json PATH --picture PATH".
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -215,7 +216,8 @@ class _Actions(Actions):
 
     async def call(self, name: str, raw: bytes) -> bytes:
         self._daemon.calls.append(name)
-        self._daemon.bodies.append((name, json.loads(raw)))
+        with contextlib.suppress(ValueError, RecursionError):
+            self._daemon.bodies.append((name, json.loads(raw)))
         return await super().call(name, raw)
 
 
