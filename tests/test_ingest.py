@@ -15,7 +15,7 @@ from penstock.contract.actions import CreateSubscription
 from penstock.emulator import Emulator
 from penstock.errors import InternalError
 from penstock.ingest import Ingest
-from penstock.pubsub import Control, PubSubChannel, SubscriptionInfo
+from penstock.pubsub import Control, PubSubChannel, SubscriptionInfo, pull
 from penstock.reservoir import Reservoir
 from penstock.reservoir.consumer import Consumer
 from penstock.service import Service
@@ -142,6 +142,24 @@ async def test_a_pull_stream_gets_its_part_of_the_share_of_the_moment_it_is_open
     assert ingest.subscription.pulling.outstanding_limit_bytes == limit_bytes // 2, "fixed while a stream is open"
     node.emulator.faults.cut_streams(NAME)
     await until(lambda: ingest.subscription.pulling.outstanding_limit_bytes == limit_bytes // 4)
+
+
+async def test_a_pull_stream_whose_share_has_grown_makes_room_for_one_that_may_bring_more(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "SCALE_INTERVAL_S", 0.05)
+    limit_bytes = node.reservoir.budget.limit_bytes
+    ingest, other = await node.ingest(), await node.ingest(OTHER)
+    consumer = node.open(other)
+    node.open(ingest)
+    await until(lambda: ingest.puller.statistics().outstanding_bytes == limit_bytes // 4)
+    await node.publish(10)
+    await until(lambda: ingest.subscription.backlog().rows == 10)
+    other.subscription.close(consumer)
+    await until(lambda: ingest.puller.statistics().outstanding_bytes == limit_bytes // 2)
+    await until(lambda: ingest.puller.statistics().streams == 1)
+    await node.publish(10)
+    await until(lambda: ingest.subscription.backlog().rows == 20)
 
 
 async def test_a_defect_on_one_subscription_fails_that_one_only_and_the_next_open_tries_again(

@@ -58,6 +58,7 @@ class Ingest:
             dead_letters=self.dead_letters,
             max_delivery_attempts=settings.max_delivery_attempts or 0,
             store=reservoir.store,
+            spill=reservoir.spill,
         )
         reservoir.add(self.subscription)
         self.puller = Puller(
@@ -66,7 +67,7 @@ class Ingest:
             settings,
             self.subscription,
             # 0 would mean no limit.
-            max_outstanding_bytes=lambda: max(self.subscription.share_bytes // settings.max_streams, 1),
+            max_outstanding_bytes=lambda: max(self._room_bytes // settings.max_streams, 1),
             clock=clock,
             rng=random.Random(),  # noqa: S311 - jitter, not secrets
             release=self.subscription.give_back_unread,
@@ -79,6 +80,11 @@ class Ingest:
         self._stopped = asyncio.Event()
         self._stopped.set()
         self._held_releases: list[tuple[Sequence[pa.Array], Callable[[], None]]] = []
+
+    @property
+    def _room_bytes(self) -> int:
+        """What may be outstanding: the share, and what left it for temporary files."""
+        return self.subscription.share_bytes + self.subscription.spilled_bytes
 
     @property
     def unused(self) -> bool:

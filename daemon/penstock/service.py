@@ -28,7 +28,7 @@ from penstock.pubsub import Control, PubSubChannel, SubscriptionInfo
 from penstock.reservoir import Reservoir, Subscription
 from penstock.reservoir.decisions import SubscriptionHeld
 from penstock.settings import Settings
-from penstock.storage import Found, Store, StoreFailed, open_store
+from penstock.storage import Found, Spill, Store, StoreFailed, open_spill, open_store
 from penstock.telemetry import events
 
 TICK_S = 0.05
@@ -72,8 +72,13 @@ class Service:
         self._found: Found | None = None
         if settings.data_dir is not None:
             self._store, self._found = open_store(Path(settings.data_dir), fsync=settings.fsync, site=site)
+        self._spill: Spill | None = None
+        if settings.data_dir is None and settings.reservoir.spill_above < 1:
+            self._spill = open_spill(settings.spill_dir, clock)
         node = self._found.node if self._found else None
-        self.reservoir = Reservoir(settings.reservoir, clock, site=site, node=node, store=self._store)
+        self.reservoir = Reservoir(
+            settings.reservoir, clock, site=site, node=node, store=self._store, spill=self._spill
+        )
         self._clock = clock
         self._ingests: dict[str, Ingest] = {}
         # Weak, so that a lock is gone with its last user and names that failed to open leave nothing.
@@ -160,6 +165,8 @@ class Service:
                     ingest.task = self._tasks.create_task(ingest.run())
                 if self._store is not None:
                     running.append(self._tasks.create_task(self._keep(self._store)))
+                if self._spill is not None:
+                    running.append(self._tasks.create_task(self._spill.run()))
                 if settings.prefetch:
                     named = [name for name in settings.subscriptions if not set(name) & set("*?[")]
                     running += [self._tasks.create_task(self._prefetch(name)) for name in named]
@@ -174,6 +181,8 @@ class Service:
             self._serving = False
             if self._store is not None:
                 self._store.close()
+            if self._spill is not None:
+                self._spill.close()
             self._ended = await asyncio.to_thread(flight.stop)
 
     async def _prefetch(self, path: str) -> None:

@@ -12,7 +12,7 @@ from penstock.contract.actions import FinishedEpoch
 from penstock.reservoir import AckOutcome, Reservoir, Subscription
 from penstock.reservoir.batch import Batch
 from penstock.reservoir.consumer import Consumer
-from penstock.reservoir.ports import DeadLetterSink
+from penstock.reservoir.ports import DeadLetterSink, SpillSink
 from penstock.settings import ReservoirSettings
 
 NAME = "projects/p/subscriptions/orders"
@@ -137,6 +137,7 @@ class Bench:
     acks: NotedAcks = field(default_factory=NotedAcks)
     dead_letters: DeadLetterSink | None = None
     max_delivery_attempts: int = 0
+    spill: SpillSink | None = None
 
     def __post_init__(self) -> None:
         """Build it."""
@@ -159,6 +160,7 @@ class Bench:
             max_buffer_age_s=60,
             dead_letters=self.dead_letters,
             max_delivery_attempts=self.max_delivery_attempts,
+            spill=self.spill,
         )
         self.reservoir.add(subscription)
         return subscription

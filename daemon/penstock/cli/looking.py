@@ -57,6 +57,9 @@ def status(daemon: str | None, *, as_json: bool) -> int:
     if reply.storage is not None:
         said = reply.storage.get("problem") or f"{reply.storage.get('segments')} files of rows"
         console.print(f"data_dir {reply.storage.get('path')}: {said}")
+    if reply.spill is not None and (reply.spill.get("batches") or reply.spill.get("problem")):
+        said = reply.spill.get("problem") or f"{reply.spill.get('files')} temporary files of sealed batches"
+        console.print(f"spill_dir {reply.spill.get('path')}: {said}")
     for name, figures in reply.subscriptions.items():
         console.print(_table(name, figures))
     if not reply.subscriptions:
@@ -97,7 +100,8 @@ def _table(name: str, figures: dict[str, Any]) -> Table:
     more = {
         "received": f"by {figures['pull']['streams']} pull streams now, for {len(figures['consumers'])} consumers",
         "buffered": "" if oldest_s is None else f"the oldest for {oldest_s:.1f} s",
-        "in_batches": f"{figures['batches']} sealed, {figures['batches_pending']} committed",
+        "in_batches": f"{figures['batches']} sealed, {figures['batches_pending']} committed"
+        + (f", {figures['batches_spilled']} in files" if figures.get("batches_spilled") else ""),
         "unaccounted": "a defect: please report it" if accounting["unaccounted"] else "",
     }
     came = {key: accounting[key] for key in ("received", "recovered")}

@@ -241,7 +241,7 @@ class Accounting(Body):
 class StatusReply(Body):
     """`generation`: of the consumer asked for, 0 when unknown. `subscriptions`: name → figures for people and tools.
 
-    `storage`: figures of the `data_dir`; None where there is none.
+    `storage`: figures of the `data_dir`, `spill`: of the temporary files; None where there are none.
     Of these figures `accounting` is an `Accounting`.
     """
 
@@ -253,6 +253,7 @@ class StatusReply(Body):
     subscriptions: dict[str, Any]
     memory: dict[str, Any]
     storage: dict[str, Any] | None = None
+    spill: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -155,6 +155,7 @@ class Actions:
             generation=self._reservoir.generation(request.consumer) if request.consumer else 0,
             subscriptions=self._opener.figures(),
             storage=self._reservoir.storage(),
+            spill=self._reservoir.spilled(),
             memory={"used_bytes": budget.used_bytes, "limit_bytes": budget.limit_bytes},
         )
 

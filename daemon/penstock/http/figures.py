@@ -67,6 +67,8 @@ _FIGURES = (
     _Figure("batch_rows", "Rows in batches, acks not confirmed yet included", ("in_batches",)),
     _Figure("batches_sealed", "Batches sealed and not committed", ("batches",)),
     _Figure("batches_pending", "Batches committed whose acks are not confirmed yet", ("batches_pending",)),
+    _Figure("batches_spilled", "Batches that are in temporary files", ("batches_spilled",)),
+    _Figure("spilled_bytes", "Bytes of batches that are in temporary files", ("spilled_bytes",)),
     _Figure("oldest_unsealed_age_seconds", "Age of the oldest row that no batch has taken", ("oldest_age_s",)),
     _Figure("used_bytes", "Bytes that count against the budget", ("used_bytes",)),
     _Figure("share_bytes", "Bytes of the budget that are guaranteed", ("share_bytes",)),
@@ -92,6 +94,13 @@ _STORAGE_FIGURES = (
     _Figure("storage_full", "1 while the data_dir cannot be written to", ("problem",)),
 )
 
+_SPILL_FIGURES = (
+    _Figure("spill_batches", "Batches written to temporary files", ("batches",), counts=True),
+    _Figure("spill_written_bytes", "Bytes of rows written to temporary files", ("bytes_written",), counts=True),
+    _Figure("spill_files", "Temporary files of rows", ("files",)),
+    _Figure("spill_full", "1 while the spill_dir cannot be written to", ("problem",)),
+)
+
 _ABSENT_IS_ZERO = frozenset({"paused", "failed", "oldest_unsealed_age_seconds"})
 
 
@@ -103,20 +112,22 @@ class DaemonCollector(Collector):
         figures: Callable[[], Mapping[str, Mapping[str, Any]]],
         budget: Callable[[], BudgetFigures],
         storage: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        spill: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
         self._figures = figures
         self._budget = budget
-        self._storage = storage
+        self._rooms = ((storage, _STORAGE_FIGURES), (spill, _SPILL_FIGURES))
 
     def collect(self) -> Iterable[Metric]:
         """All metrics, those of the budget first."""
         budget = self._budget()
         yield GaugeMetricFamily("penstock_budget_limit_bytes", "Bytes that all buffers may use", budget.limit_bytes)
         yield GaugeMetricFamily("penstock_budget_used_bytes", "Bytes that all buffers use", budget.used_bytes)
-        if (storage := self._storage()) is not None:
-            for figure in _STORAGE_FIGURES:
-                kind = CounterMetricFamily if figure.counts else GaugeMetricFamily
-                yield kind(f"penstock_{figure.name}", figure.help_text, figure.value(storage) or 0.0)
+        for ask, known in self._rooms:
+            if (said := ask()) is not None:
+                for figure in known:
+                    kind = CounterMetricFamily if figure.counts else GaugeMetricFamily
+                    yield kind(f"penstock_{figure.name}", figure.help_text, figure.value(said) or 0.0)
         by_subscription = self._figures()
         for figure in _FIGURES:
             kind = CounterMetricFamily if figure.counts else GaugeMetricFamily

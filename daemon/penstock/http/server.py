@@ -32,6 +32,9 @@ class _Reservoir(Protocol):
     def storage(self) -> dict[str, Any] | None:
         """Figures of the data_dir; None where there is none."""
 
+    def spilled(self) -> dict[str, Any] | None:
+        """Figures of the temporary files; None where there are none."""
+
 
 class Daemon(Protocol):
     """What the HTTP room sees of the daemon."""
@@ -61,7 +64,9 @@ class HttpServer:
         self._registry.register(REGISTRY)
         self._registry.register(ProcessCollector())
         self._registry.register(
-            DaemonCollector(daemon.figures, lambda: daemon.reservoir.budget, daemon.reservoir.storage)
+            DaemonCollector(
+                daemon.figures, lambda: daemon.reservoir.budget, daemon.reservoir.storage, daemon.reservoir.spilled
+            )
         )
         self._lag = Gauge("penstock_loop_lag_seconds", "How late the loop woke the last time", registry=self._registry)
         self._lag_s = 0.0

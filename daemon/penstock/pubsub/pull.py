@@ -29,10 +29,15 @@ RETIRE_S = 5.0
 """How long one stream too many may take to end by itself: nobody waits for it, unlike for those of a pull that ends."""
 
 
+RENEW = 1.25
+"""A stream that would get this many times its flow control now makes room for a new one, since it cannot be told."""
+
+
 class Puller:
     """All pull streams of one subscription. `run` may be called again after it ended.
 
-    `max_outstanding_bytes` is asked whenever a stream is opened, and holds for that one. `release` (such as
+    `max_outstanding_bytes` is asked whenever a stream is opened, and holds for that one; when it has grown much, streams
+    are opened anew one by one. `release` (such as
     `AckQueue.release`) gives back what a stream that was not read for too long still held. Without it those messages
     come again at their deadline.
     """
@@ -135,6 +140,12 @@ class Puller:
             stream.interval_bytes = 0
         if self._sink.paused:  # nobody reads: the rates say nothing
             return
+        room = self._shared.max_outstanding_bytes()
+        outgrown = [s for s in rates if s.open_since is not None and s.outstanding_bytes * RENEW <= room]
+        if outgrown:
+            self._open(tasks)
+            self._retire(tasks, min(outgrown, key=rates.__getitem__))
+            return
         change = autoscale(
             list(rates.values()),
             least=self._settings.min_streams,
@@ -144,10 +155,12 @@ class Puller:
         if change > 0:
             self._open(tasks)
         elif change < 0:
-            idlest = min(rates, key=rates.__getitem__)
-            retiring = tasks.create_task(_retire(idlest, self._streams.pop(idlest)))
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
+            self._retire(tasks, min(rates, key=rates.__getitem__))
+
+    def _retire(self, tasks: asyncio.TaskGroup, stream: PullStream) -> None:
+        retiring = tasks.create_task(_retire(stream, self._streams.pop(stream)))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
 
 
 async def _retire(stream: PullStream, parts: Sequence[asyncio.Task[None]]) -> None:

@@ -74,7 +74,10 @@ class Snapshot:
 
 
 class Batch:
-    """What one daemon sealed for `(consumer, epoch)`."""
+    """What one daemon sealed for `(consumer, epoch)`.
+
+    Of its bytes, `heap_bytes` are not in files, nor being written to any, and `filed_bytes` are in files.
+    """
 
     def __init__(self, epoch: int, chunks: Sequence[Chunk], batch_id: str | None = None) -> None:
         self.id = batch_id or new_id()
@@ -86,6 +89,8 @@ class Batch:
         self.ordered = any(chunk.buckets is not None for chunk in chunks)
         self.oldest_publish_us = min(chunk.publish_range_us[0] for chunk in chunks)
         self.newest_publish_us = max(chunk.publish_range_us[1] for chunk in chunks)
+        self.heap_bytes = sum(chunk.rows_bytes for chunk in chunks if chunk.kept is None)
+        self.filed_bytes = self.bytes - self.heap_bytes
         self._bucket_rows: np.ndarray | None = None
 
     def __repr__(self) -> str:

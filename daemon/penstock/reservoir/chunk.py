@@ -154,12 +154,18 @@ class Chunk:
             chunk.keep(self.kept, self.first_row + start)
         return chunk
 
-    def filtered(self, keep: np.ndarray) -> Chunk:
-        """The rows where `keep` (bool, row by row) holds. Still claims the whole: the rest is about to go."""
+    def filtered(self, keep: np.ndarray, share: Share) -> Chunk:
+        """The rows where `keep` (bool, row by row) holds. Still claims the whole: the rest is about to go.
+
+        Those of a chunk that is in a file are on the heap again, and claimed anew.
+        """
         assert self.buckets is not None, "only ordered subscriptions pick rows"
         mask = pa.array(keep)
         seat = None if self.seat is None else self.seat.part(keep)
-        return self._with(self.rows.filter(mask), self.ack_ids.filter(mask), self.buckets[keep], seat)
+        part = self._with(self.rows.filter(mask), self.ack_ids.filter(mask), self.buckets[keep], seat)
+        if self.kept is not None:
+            part._claims = (share.claim(part.rows.get_total_buffer_size()), *part._claims[1:])  # noqa: SLF001 - our own
+        return part
 
     def _with(self, rows: pa.RecordBatch, ack_ids: pa.Array, buckets: np.ndarray | None, seat: Seat | None) -> Chunk:
         chunk = Chunk(rows, ack_ids, received_at=self.received_at, claims=self._claims, buckets=buckets, seat=seat)

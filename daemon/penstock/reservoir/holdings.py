@@ -309,7 +309,7 @@ class Holdings:
         buckets = np.zeros(BUCKETS, bool)
         for found in ordered:
             buckets[found] = True
-        out, replaced = self.queue.expel(buckets)
+        out, replaced = self.queue.expel(buckets, self._share)
         for part, (whole, rest) in zip(out, replaced, strict=True):
             if rest is not None:
                 self._replace(whole, [rest, part])

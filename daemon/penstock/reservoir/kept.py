@@ -52,6 +52,11 @@ class Kept:
         """One more chunk that has rows of it."""
         self._chunks.add(chunk)
 
+    def abandon(self) -> None:
+        """There will be no copy: the chunks stay where they are."""
+        for chunk in list(self._chunks):
+            chunk.kept = None
+
     @property
     def wanted(self) -> bool:
         """Whether any chunk has rows of it."""

@@ -103,6 +103,25 @@ class NotPulling:
     trouble: str | None = None
 
 
+class SpillSink(Protocol):
+    """Temporary files, for batches that need not outlive the process."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes a batch now: not while it writes one, nor for a while after it could not."""
+
+    def spill(
+        self, batch_id: str, chunks: Sequence[tuple[Copy, Kept]], done: Callable[[Sequence[Copy] | None], None]
+    ) -> None:
+        """Begin to write the chunks of a batch. Later on the loop `done` gets them as mapped memory, in their order.
+
+        None if they could not be written. What was written goes when nothing refers to its `Kept` any more.
+        """
+
+    def statistics(self) -> dict[str, object]:
+        """For `status` and metrics: what was written, and why nothing can be."""
+
+
 class BatchStore(Protocol):
     """Where batches and decisions outlive the process. Calls return at once and take effect in their order."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk
 
 UNLIMITED = 1 << 62
@@ -92,7 +93,7 @@ class ChunkQueue:
         self._keep(())
         return chunks
 
-    def expel(self, buckets: np.ndarray) -> tuple[list[Chunk], list[tuple[Chunk, Chunk | None]]]:
+    def expel(self, buckets: np.ndarray, share: Share) -> tuple[list[Chunk], list[tuple[Chunk, Chunk | None]]]:
         """Take out all rows of some buckets (bool per bucket), since rows of theirs that came before went back.
 
         Returns the parts taken out, and for each chunk that lost rows what replaced it in the queue.
@@ -105,8 +106,8 @@ class ChunkQueue:
             if not hit.any():
                 kept.append(chunk)
                 continue
-            rest = None if hit.all() else chunk.filtered(~hit)
-            out.append(chunk if rest is None else chunk.filtered(hit))
+            rest = None if hit.all() else chunk.filtered(~hit, share)
+            out.append(chunk if rest is None else chunk.filtered(hit, share))
             replaced.append((chunk, rest))
             if rest is not None:
                 kept.append(rest)

@@ -13,7 +13,7 @@ from penstock.reservoir.budget import Budget
 from penstock.reservoir.consumer import Consumer, Tombstone, fence, gone
 from penstock.reservoir.decisions import ConsumerEvicted, SubscriptionDropped
 from penstock.reservoir.evicted import Evicted, Past
-from penstock.reservoir.ports import BatchStore
+from penstock.reservoir.ports import BatchStore, SpillSink
 from penstock.reservoir.subscription import Subscription
 from penstock.settings import ReservoirSettings
 
@@ -32,9 +32,11 @@ class Reservoir:
         site: str = "here",
         node: str | None = None,
         store: BatchStore | None = None,
+        spill: SpillSink | None = None,
     ) -> None:
         self.node = node or new_node(site)
         self.store = store
+        self.spill = spill
         self.incarnation = new_id()
         self.settings = settings
         self.budget = Budget(settings.memory_limit_bytes, high=settings.high, low=settings.low)
@@ -127,6 +129,10 @@ class Reservoir:
     def storage(self) -> dict[str, object] | None:
         """Figures of the store, for `status` and metrics; None where there is none."""
         return None if self.store is None else self.store.statistics()
+
+    def spilled(self) -> dict[str, object] | None:
+        """Figures of the temporary files, for `status` and metrics; None where there are none."""
+        return None if self.spill is None else self.spill.statistics()
 
     def tick(self) -> int:
         """Leases and contact of all subscriptions; call it a few times a second. Returns the rows that lapsed."""

@@ -23,10 +23,11 @@ from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.intake import Intake
 from penstock.reservoir.lives import Lives
 from penstock.reservoir.notes import Notes
-from penstock.reservoir.ports import AckSink, BatchStore, DeadLetterSink, NotPulling, Pulling
+from penstock.reservoir.ports import AckSink, BatchStore, DeadLetterSink, NotPulling, Pulling, SpillSink
 from penstock.reservoir.queue import UNLIMITED
 from penstock.reservoir.recovery import RecoveredConsumer
 from penstock.reservoir.roster import Roster, check_past
+from penstock.reservoir.spilling import Spilling
 from penstock.settings import ReservoirSettings
 
 Failure: TypeAlias = SubscriptionFailed | InternalError
@@ -55,6 +56,7 @@ class Subscription:
         dead_letters: DeadLetterSink | None = None,
         max_delivery_attempts: int = 0,
         store: BatchStore | None = None,
+        spill: SpillSink | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
@@ -80,6 +82,7 @@ class Subscription:
             dead_letters=dead_letters,
             max_delivery_attempts=max_delivery_attempts,
         )
+        self._spilling = Spilling(spill, self._share, settings.spill_above)
         self._roster = Roster(name, self._notes, clock, settings.consumer_timeout_s)
         self._lives = Lives(
             node=node,
@@ -284,9 +287,10 @@ class Subscription:
     # --- time and failures --------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> int:
-        """Leases and contact. Returns the rows that lapsed."""
+        """Leases, contact and what is to spill. Returns the rows that lapsed."""
         lapsed = self._holdings.keep_leases(now, self._clock)
         self.judge(now)
+        self._spilling.spill_due(self.batches, self.share_bytes)
         self._change.tell()
         return lapsed
 
@@ -367,6 +371,11 @@ class Subscription:
         return self._share.used_bytes
 
     @property
+    def spilled_bytes(self) -> int:
+        """What its batches have in temporary files, which no budget counts."""
+        return sum(batch.filed_bytes for batch in self._spilling.spilled(self.batches))
+
+    @property
     def share_bytes(self) -> int:
         """Its part of the budget."""
         return self._intake.share_bytes
@@ -393,6 +402,8 @@ class Subscription:
         """Figures for `status` and `/metrics`."""
         return {
             **figures.statistics(self._holdings, self.batches, self.consumers.values(), self.backlog()),
+            "batches_spilled": len(self._spilling.spilled(self.batches)),
+            "spilled_bytes": self.spilled_bytes,
             "used_bytes": self.used_bytes,
             "share_bytes": self.share_bytes,
             "paused": self.pause_reason,

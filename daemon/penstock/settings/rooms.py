@@ -101,6 +101,13 @@ class ReservoirSettings(_Room):
     memory_limit_mb: int = Field(default=1024, ge=16, description="bytes of all buffers together, in MiB")
     high: float = Field(default=0.9, gt=0, le=1, description="fraction of the share at which pulling pauses")
     low: float = Field(default=0.7, gt=0, le=1, description="fraction at which it resumes")
+    spill_above: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="fraction of the share: sealed batches that take more wait in temporary files (see spill_dir) for "
+        "their readers; one query has a third of the share sealed at a time; 1: never",
+    )
     max_lease_s: float = Field(default=3600.0, ge=10, description="an unsealed chunk held longer lapses")
     consumer_timeout_s: float = Field(
         default=300.0, ge=1, description="a consumer without contact for this long is released"
@@ -175,6 +182,11 @@ class Settings(_Room):
     fsync: bool = Field(
         default=True, description="sync data_dir at each decision; without, batches survive the process only"
     )
+    spill_dir: str | None = Field(
+        default=None,
+        description="folder on a disk for temporary files of sealed batches, without data_dir (reservoir.spill_above); "
+        "default: the system's temporary folder, if that is on a disk",
+    )
     prefetch: bool = Field(default=False, description="pull subscriptions named in full before anybody opens them")
     drain_timeout_s: float = Field(default=20.0, ge=0, le=3600, description="time for readers to finish after SIGTERM")
     pubsub: PubSubSettings = PubSubSettings()
@@ -207,6 +219,12 @@ class Settings(_Room):
     @classmethod
     def _served_paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return _subscription_paths(value)
+
+    @model_validator(mode="after")
+    def _spills_or_stores(self) -> Settings:
+        if self.spill_dir is not None and self.data_dir is not None:
+            raise ValueError("spill_dir and data_dir exclude each other: with data_dir all batches are in files there")
+        return self
 
     @model_validator(mode="after")
     def _binds_to_loopback(self) -> Settings:

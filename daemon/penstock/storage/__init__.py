@@ -5,11 +5,13 @@ is the same rows in mapped memory, and after a restart the `State` that the deci
 grpc, Flight or Pub/Sub, nor why anything was decided.
 
 `journal` is the file of decisions, `segments` the files of rows, `state` what decisions add up to, `folder` whose it
-is, `store` all of them behind one writer thread, `recovery` how they are found again.
+is, `store` all of them behind one writer thread, `recovery` how they are found again. `spill` is the files of rows
+without the rest, for batches that outgrow memory and need not outlive the process.
 """
 
 from penstock.storage.folder import StoreFailed
 from penstock.storage.recovery import Found, open_store
+from penstock.storage.spill import Spill, open_spill
 from penstock.storage.store import Store
 
-__all__ = ["Found", "Store", "StoreFailed", "open_store"]
+__all__ = ["Found", "Spill", "Store", "StoreFailed", "open_spill", "open_store"]

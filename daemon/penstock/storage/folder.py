@@ -36,7 +36,7 @@ class Folder:
                 f"that user {os.getuid()} may write to, or make this one theirs"
             ) from error
         self._take()
-        self.is_memory = _filesystem(self.path) in _MEMORY_FILESYSTEMS
+        self.is_memory = is_memory(self.path)
 
     def _take(self) -> None:
         try:
@@ -71,9 +71,19 @@ class Folder:
 
     def free(self) -> str:
         """Free and all bytes of its file system, for people."""
-        found = os.statvfs(self.path)
-        free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-        return f"{free >> 20:,} of {size >> 20:,} MiB free"
+        return free_of(self.path)
+
+
+def is_memory(path: Path) -> bool:
+    """Whether files in a folder are memory of this machine."""
+    return _filesystem(path) in _MEMORY_FILESYSTEMS
+
+
+def free_of(path: Path) -> str:
+    """Free and all bytes of a folder's file system, for people."""
+    found = os.statvfs(path)
+    free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    return f"{free >> 20:,} of {size >> 20:,} MiB free"
 
 
 def boot_id() -> str:

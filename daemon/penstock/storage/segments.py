@@ -60,10 +60,14 @@ class _Spare:
 
 
 class Segments:
-    """All files of rows. Every method blocks: for the writer thread. Raises `OSError`, `StoreFailed`."""
+    """All files of rows. Every method blocks: for the writer thread. Raises `OSError`, `StoreFailed`.
 
-    def __init__(self, folder: Path, *, fsync: bool, after: int = 0) -> None:
+    Files that are not `named` have no name in their folder from the start, so that whatever ends the process ends them.
+    """
+
+    def __init__(self, folder: Path, *, fsync: bool, after: int = 0, named: bool = True) -> None:
         self._folder = folder
+        self._named = named
         self._fsync = fsync
         self._last = after
         self._all: dict[int, _Segment] = {}
@@ -97,6 +101,12 @@ class Segments:
         if segment.unsynced_bytes >= SYNC_BYTES:
             self._sync(segment)
         return place, _mapped(segment.memory, place)
+
+    def finish(self, subscription: str) -> None:
+        """Nothing more of it comes into the segment that is being filled, which goes with the last chunk in it."""
+        segment = self._open.pop(subscription, None)
+        if segment is not None:
+            self._finish(segment)
 
     def sync(self) -> None:
         """Make durable what was written."""
@@ -173,7 +183,9 @@ class Segments:
             spare.path.rename(path)
             file = spare.file
         else:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            if not self._named:
+                path.unlink()
         try:
             os.ftruncate(file, size_bytes)
             mapping = mmap.mmap(file, size_bytes, prot=mmap.PROT_READ)
@@ -181,7 +193,7 @@ class Segments:
                 sync_folder(self._folder)
         except OSError:
             os.close(file)
-            path.unlink()
+            path.unlink(missing_ok=True)
             raise
         self._last = number
         segment = self._all[number] = _Segment(number, path, file, mapping, pa.py_buffer(mapping))
@@ -197,7 +209,8 @@ class Segments:
 
     def _remove(self, segment: _Segment) -> None:
         del self._all[segment.number]
-        if segment.file >= 0 and segment.mapping.size() == SEGMENT_BYTES and len(self._spares) < SPARES:
+        spare = self._named and len(self._spares) < SPARES
+        if segment.file >= 0 and segment.mapping.size() == SEGMENT_BYTES and spare:
             del segment.memory
             try:
                 segment.mapping.close()

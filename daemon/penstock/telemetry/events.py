@@ -191,6 +191,26 @@ class DiskRecovered(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpillOff(Event):
+    """The system's temporary folder cannot take sealed batches, so they stay in memory."""
+
+    level = "warning"
+    spill_dir: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpillFailed(Event):
+    """A sealed batch could not be written to a temporary file and stays in memory; tried again after a while."""
+
+    level = "warning"
+    counter: ClassVar = _counter("spills_failed", "Sealed batches that could not be written to temporary files")
+    spill_dir: str
+    error: str
+    free: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StorageFailed(Event):
     """The disk may have lost what it took: the daemon ends, and its successor checks what is left."""
 
