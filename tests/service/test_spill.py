@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -66,7 +67,10 @@ class Slow:
                 self.seal()
             return sum(batch.rows for batch in self.batches.values()) == rows
 
-        until(sealed, 90)
+        try:
+            until(sealed, 60)
+        except TimeoutError:
+            raise AssertionError(self.daemon.figures()) from None
         until(lambda: self.daemon.figures()["batches_spilled"] == len(self.batches), 20)
 
     def read(self, epoch: int) -> list[bytes]:
@@ -74,15 +78,14 @@ class Slow:
             v=V, consumer="c", reader=self.reader, epoch=epoch, batch=self.batches[epoch].batch or "", slices=3
         )
         slices = self.node.call("plan", request).slices
-        parts = [part.data for one in slices for part in self.node.read(one.ticket) if part.data is not None]
-        return [data for part in parts for data in part.column("data").to_pylist()]
+        batches = [batch for one in slices for batch in self.node.read(one.ticket)]
+        return [data for batch in batches for data in batch.column("data").to_pylist()]
 
     def commit(self, epoch: int) -> str:
         name = self.node.call("status", StatusRequest(v=V)).node
         named = FinishedEpoch(epoch=epoch, nodes={name: self.batches[epoch].batch or ""})
-        state: str = self.node.call(
-            "commit", CommitRequest(v=V, consumer="c", reader=self.reader, epochs=(named,))
-        ).epochs[epoch]
+        request = CommitRequest(v=V, consumer="c", reader=self.reader, epochs=(named,))
+        state: str = self.node.call("commit", request).epochs[epoch]
         return state
 
 
@@ -95,14 +98,14 @@ def anonymous_mb(daemon: Daemon) -> float:
 
 def open_files(daemon: Daemon, folder: Path) -> list[str]:
     """Files in a folder that the process has open, with or without a name."""
-    links = [Path(f"/proc/{daemon.process.pid}/fd/{number}") for number in os.listdir(f"/proc/{daemon.process.pid}/fd")]
-    return [name for link in links if (name := os.readlink(link)).startswith(str(folder))]
+    names = [str(link.readlink()) for link in Path(f"/proc/{daemon.process.pid}/fd").iterdir() if link.is_symlink()]
+    return [name for name in names if name.startswith(str(folder))]
 
 
 def serve(site: Site, folder: Path) -> Daemon:
     folder.mkdir()
     return site.serve(
-        *("--memory-limit-mb", str(LIMIT_MB), "--set", "reservoir.spill_above=0.25", "--set", f"spill_dir={folder}"),
+        *("--memory-limit-mb", str(LIMIT_MB), "--set", "reservoir.spill_above=0", "--set", f"spill_dir={folder}"),
         *("--set", "pubsub.max_streams=1"),
     )
 
@@ -124,7 +127,7 @@ def test_a_backlog_of_sealed_batches_larger_than_the_memory_is_held_served_and_a
         got = []
         for epoch in slow.batches:
             got += slow.read(epoch)
-            until(lambda epoch=epoch: slow.commit(epoch) == "acked")
+            slow.commit(epoch)
         assert sorted(got) == sorted(b"%d" % n + b"x" * ROW_BYTES for n in range(ROWS))
     until(lambda: site.statistics()["remaining"] == 0)
     until(lambda: not open_files(daemon, tmp_path / "spill"))
@@ -141,3 +144,24 @@ def test_a_killed_daemon_leaves_no_file(site: Site, tmp_path: Path) -> None:
     daemon.process.send_signal(signal.SIGKILL)
     daemon.process.wait()
     assert not list((tmp_path / "spill").iterdir())
+
+
+def test_what_cannot_be_written_stays_in_memory_and_status_says_why(site: Site, tmp_path: Path) -> None:
+    daemon = serve(site, tmp_path / "spill")
+    (tmp_path / "spill").rmdir()
+    site.publish(2000, data_bytes=ROW_BYTES)
+    with NodeClient(daemon.endpoint) as node:
+        slow = Slow(daemon, node)
+        until(lambda: daemon.figures()["buffered"] >= 500)
+        until(slow.seal)
+        problem = until(lambda: (node.call("status", StatusRequest(v=V)).spill or {}).get("problem"))
+        assert "No such file" in problem
+        assert "Make room there, or name a larger folder" in problem
+        shown = subprocess.run(
+            [sys.executable, "-m", "penstock", "status", "--daemon", daemon.endpoint], capture_output=True, text=True
+        )
+        assert "sealed batches stay in memory" in " ".join(shown.stdout.split()), shown
+        assert daemon.figures()["spilled_bytes"] == 0
+        assert len(slow.read(1)) == slow.batches[1].rows
+        assert "penstock_spill_full 1.0" in daemon.http("/metrics")[1]
+        assert "penstock_spills_failed_total 1.0" in daemon.http("/metrics")[1]

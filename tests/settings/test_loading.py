@@ -111,6 +111,8 @@ def test_variables_of_clients_and_of_kubernetes_are_let_pass(monkeypatch: pytest
         ({"pubsub": {"max_streams": 101}}, "pubsub.max_streams = 101 .*1.*100"),
         ({"reservoir": {"memory_limit_mb": "much"}}, "reservoir.memory_limit_mb = 'much' .*16"),
         ({"drain_timeout_s": -1}, "drain_timeout_s = -1 .*0"),
+        ({"data_dir": "/a", "spill_dir": "/b"}, "spill_dir and data_dir exclude each other"),
+        ({"reservoir": {"spill_above": 1.5}}, "reservoir.spill_above = 1.5 .*0.*1"),
         ({"log": {"format": "xml"}}, "log.format = 'xml' .*'console' or 'json'"),
         ({"pubsub": {"max_delivery_attempts": 5}}, "dead_letter_topic are set together"),
         ({"pubsub": {"max_delivery_attempts": 0, "dead_letter_topic": "projects/p/topics/t"}}, "attempts = 0 .*1"),

@@ -260,3 +260,22 @@ def test_a_folder_in_memory_is_refused_where_it_was_named_and_left_alone_where_i
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match=r"spill_dir = .*cannot be written to: No such file"):
         open_spill(str(tmp_path / "missing"), lambda: 0.0)
+
+
+async def test_daemons_share_a_folder_and_touch_no_file_of_others(tmp_path: Path) -> None:
+    theirs = tmp_path / "00000001.seg"
+    theirs.write_text("somebody else's")
+    async with running(SpillBench(path=tmp_path)) as one, running(SpillBench(path=tmp_path)) as two:
+        read = []
+        for bench, size in ((one, 10), (two, 20)):
+            bench.deliver(1000, data_bytes=size)
+            batch = bench.seal(1)
+            before = table(bench.read(batch, 2))
+            await bench.spilled()
+            read.append((bench, batch, before))
+        for bench, batch, before in read:
+            assert table(bench.read(batch, 2)) == before
+            bench.commit(1, batch.id)
+        await until(lambda: one.files.statistics()["files"] == two.files.statistics()["files"] == 0)
+    assert theirs.read_text() == "somebody else's"
+    assert named(tmp_path) == [theirs]

@@ -36,8 +36,8 @@ RENEW = 1.25
 class Puller:
     """All pull streams of one subscription. `run` may be called again after it ended.
 
-    `max_outstanding_bytes` is asked whenever a stream is opened, and holds for that one; when it has grown much, streams
-    are opened anew one by one. `release` (such as
+    `max_outstanding_bytes` is asked whenever a stream is opened, and holds for that one; when it has grown much, one
+    stream after the other makes room for a new one. `release` (such as
     `AckQueue.release`) gives back what a stream that was not read for too long still held. Without it those messages
     come again at their deadline.
     """

@@ -81,7 +81,10 @@ def is_memory(path: Path) -> bool:
 
 def free_of(path: Path) -> str:
     """Free and all bytes of a folder's file system, for people."""
-    found = os.statvfs(path)
+    try:
+        found = os.statvfs(path)
+    except OSError as error:
+        return f"its free space cannot be told: {error.strerror}"
     free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
     return f"{free >> 20:,} of {size >> 20:,} MiB free"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,9 +184,7 @@ class Segments:
             spare.path.rename(path)
             file = spare.file
         else:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            if not self._named:
-                path.unlink()
+            file = self._new_file(path)
         try:
             os.ftruncate(file, size_bytes)
             mapping = mmap.mmap(file, size_bytes, prot=mmap.PROT_READ)
@@ -193,11 +192,22 @@ class Segments:
                 sync_folder(self._folder)
         except OSError:
             os.close(file)
-            path.unlink(missing_ok=True)
+            self._delete(path)
             raise
         self._last = number
         segment = self._all[number] = _Segment(number, path, file, mapping, pa.py_buffer(mapping))
         return segment
+
+    def _new_file(self, path: Path) -> int:
+        if self._named:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        # In a folder that others use as well: never under a name that could be guessed, or be theirs.
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            return os.dup(file.fileno())
+
+    def _delete(self, path: Path) -> None:
+        if self._named:
+            path.unlink(missing_ok=True)
 
     def _finish(self, segment: _Segment) -> None:
         """Nothing more comes into it."""
@@ -221,7 +231,7 @@ class Segments:
                 return
         if segment.file >= 0:
             os.close(segment.file)
-        segment.path.unlink(missing_ok=True)
+        self._delete(segment.path)
 
     def _sync(self, segment: _Segment) -> None:
         if self._fsync and segment.unsynced_bytes:
