@@ -32,11 +32,6 @@ class Lives:
         self._change = change
         self._clock = clock
 
-    @property
-    def batches(self) -> list[Batch]:
-        """All batches held."""
-        return [batch for consumer in self._roster.by_id.values() for batch in consumer.batches.values()]
-
     def seal(self, consumer: Consumer, epoch: int, max_rows: int, max_bytes: int) -> Batch | None:
         """A new batch of what is buffered, if anything is. Raises `DiskFull`."""
         self._notes.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penstock.clock import Clock
 from penstock.errors import EpochPast, SubscriptionShared
+from penstock.reservoir.batch import Batch
 from penstock.reservoir.consumer import Consumer
 from penstock.reservoir.evicted import Evicted, Past
 from penstock.reservoir.notes import Notes
@@ -32,6 +33,11 @@ class Roster:
     def wants(self) -> bool:
         """Whether any consumer wants more: it has contact and did not say `bye`."""
         return any(consumer.contact and not consumer.said_bye for consumer in self.by_id.values())
+
+    @property
+    def batches(self) -> list[Batch]:
+        """All batches that they hold."""
+        return [batch for consumer in self.by_id.values() for batch in consumer.batches.values()]
 
     def known(self, consumer_id: str, past: Past | None) -> Consumer:
         """The consumer of that ID, or a new one that knows of its `past`. Not in the roster before `add`."""

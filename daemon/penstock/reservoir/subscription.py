@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
-
-import pyarrow as pa
 
 from penstock.clock import Clock
 from penstock.contract import Reader
-from penstock.contract.actions import Accounting, Backlog, FinishedEpoch, PlannedSlice, SealReply
-from penstock.errors import InternalError, InvalidRequest, SubscriptionFailed
+from penstock.contract.actions import Accounting, FinishedEpoch, PlannedSlice, SealReply
+from penstock.errors import InvalidRequest
 from penstock.reservoir import figures
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.batch import Batch
@@ -23,22 +20,17 @@ from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.intake import Intake
 from penstock.reservoir.lives import Lives
 from penstock.reservoir.notes import Notes
-from penstock.reservoir.ports import AckSink, BatchStore, DeadLetterSink, NotPulling, Pulling, SpillSink
+from penstock.reservoir.ports import AckSink, BatchStore, DeadLetterSink, SpillSink
 from penstock.reservoir.queue import UNLIMITED
 from penstock.reservoir.recovery import RecoveredConsumer
 from penstock.reservoir.roster import Roster, check_past
 from penstock.reservoir.spilling import Spilling
+from penstock.reservoir.supply import Supply
 from penstock.settings import ReservoirSettings
 
-Failure: TypeAlias = SubscriptionFailed | InternalError
-"""Why a subscription is not pulled any more, until the next `open`."""
 
-
-class Subscription:
-    """Satisfies `ports.ChunkSink`. Every method but the `wait_` ones is a plain decision at the clock's time.
-
-    `pulling` is asked about the pull streams; whoever pulls puts itself there. `ordered` holds until that knows better.
-    """
+class Subscription(Supply):
+    """What its readers ask, and what time does to it. `ordered` holds until `pulling` knows better."""
 
     def __init__(  # noqa: PLR0913 - the composition root hands in what differs between nodes, tests and simulations
         self,
@@ -59,22 +51,12 @@ class Subscription:
         spill: SpillSink | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
-        self.node = node
-        self.prefetch = prefetch
-        self.failed: Failure | None = None
-        self.pulling: Pulling = NotPulling()
-        self._settings = settings
-        self._budget = budget
-        self._clock = clock
-        self._share = budget.share(settings.weight(name))
-        self._wall = wall
-        self._notes = Notes(name, store, clock, wall)
-        self._change = Change()
-        self._holdings = Holdings(
+        share, change = budget.share(settings.weight(name)), Change()
+        notes = Notes(name, store, clock, wall)
+        holdings = Holdings(
             acks,
-            self._share,
-            self._notes,
+            share,
+            notes,
             deadline_s=deadline_s,
             max_lease_s=settings.max_lease_s,
             remember_s=settings.remember_s,
@@ -82,78 +64,32 @@ class Subscription:
             dead_letters=dead_letters,
             max_delivery_attempts=max_delivery_attempts,
         )
-        self._spilling = Spilling(spill, self._share, settings.spill_above)
-        self._roster = Roster(name, self._notes, clock, settings.consumer_timeout_s)
-        self._lives = Lives(
-            node=node,
-            holdings=self._holdings,
-            notes=self._notes,
-            roster=self._roster,
-            change=self._change,
-            clock=clock,
-        )
-        self._intake = Intake(
+        intake = Intake(
             budget=budget,
-            share=self._share,
-            queue=self._holdings.queue,
-            notes=self._notes,
+            share=share,
+            queue=holdings.queue,
+            notes=notes,
             clock=clock,
             max_buffer_age_s=max_buffer_age_s,
         )
-
-    # --- what comes in ------------------------------------------------------------------------------------------
-
-    def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:
-        """Take one decoded chunk."""
-        first = not self._holdings.queue.rows
-        if self.pulling.ordered is not None:
-            self._holdings.ordered = self.pulling.ordered
-        self._holdings.exactly_once = self.pulling.exactly_once
-        self._holdings.receive(rows, ack_ids, now)
-        if first:
-            self._change.tell()
-
-    def give_back_unread(self, ack_ids: Sequence[pa.Array]) -> None:
-        """Messages that a pull stream brought too late to be taken."""
-        self._holdings.give_back_unread(ack_ids)
-
-    @property
-    def paused(self) -> bool:
-        """Whether pulling must stand still; `pause_reason` says why."""
-        return self._intake.paused
-
-    @property
-    def pause_reason(self) -> str | None:
-        """See `Intake`."""
-        return self._intake.pause_reason
-
-    @property
-    def saturated(self) -> bool:
-        """Whether the service sends nothing more before something is acknowledged."""
-        return self._intake.saturated(sum(batch.bytes for batch in self.batches), self.pulling.outstanding_limit_bytes)
-
-    async def wait_resumed(self) -> None:
-        """Return when `paused` is False. Safe to cancel."""
-        while self.pause_reason is not None:
-            await self._change.wait()
-        self._intake.look_at_once()
-
-    async def wait_rows(self) -> None:
-        """Return when an unsealed row is there, or none may come (failed, draining). Safe to cancel."""
-        while not self._holdings.queue.rows and self.failed is None and not self.draining:
-            await self._change.wait()
-
-    async def wait_wanted(self, *, wanted: bool) -> None:
-        """Return when `self.wanted` is `wanted`. Safe to cancel."""
-        while self.wanted is not wanted:
-            await self._change.wait()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody wants messages: a consumer with contact, or `prefetch`."""
-        if self.draining or self.failed is not None:
-            return False
-        return self.prefetch or self._roster.wants
+        roster = Roster(name, notes, clock, settings.consumer_timeout_s)
+        super().__init__(
+            holdings=holdings,
+            intake=intake,
+            roster=roster,
+            change=change,
+            share=share,
+            clock=clock,
+            prefetch=prefetch,
+        )
+        self.name = name
+        self.node = node
+        self._budget = budget
+        self._consumer_timeout_s = settings.consumer_timeout_s
+        self._notes = notes
+        self._wall = wall
+        self._spilling = Spilling(spill, share, settings.spill_above)
+        self._lives = Lives(node=node, holdings=holdings, notes=notes, roster=roster, change=change, clock=clock)
 
     # --- readers ------------------------------------------------------------------------------------------------
 
@@ -195,24 +131,6 @@ class Subscription:
         self._roster.forget_closed(consumer)
         self._settle_unwanted()
         self._change.tell()
-
-    def backlog(self, consumer: Consumer | None = None) -> Backlog:
-        """What waits unsealed. Raises a `Failure`."""
-        if consumer is not None:
-            self._check_failed()
-        queue, now = self._holdings.queue, self._clock()
-        oldest_received, oldest_publish = queue.oldest_received_at(), queue.oldest_publish_us()
-        open_since = self.pulling.streams_open_since
-        return Backlog(
-            rows=queue.rows,
-            bytes=queue.bytes,
-            oldest_publish_time=None if oldest_publish is None else figures.rfc3339(oldest_publish),
-            oldest_age_s=None if oldest_received is None else now - oldest_received,
-            paused=self.pause_reason is not None or self.saturated,
-            draining=self.draining,
-            streams_open_s=None if open_since is None else now - open_since,
-            trouble=self.pulling.trouble,
-        )
 
     def seal(self, consumer: Consumer, epoch: int, *, max_rows: int | None, max_bytes: int | None) -> SealReply:
         """The batch of an epoch: the same one for as long as it exists, whatever the limits of a later call.
@@ -273,13 +191,13 @@ class Subscription:
         now = self._clock()
         for one in found:
             silent_s = self._wall() - one.noted.at
-            consumer = one.consumer(self._settings.consumer_timeout_s)
+            consumer = one.consumer(self._consumer_timeout_s)
             self._roster.add(consumer)
             consumer.last_contact = now - silent_s
             self._share.active |= consumer.contact
             for batch in one.batches:
                 self._lives.recover(consumer, batch, self._share, now)
-            if not 0 <= silent_s < self._settings.consumer_timeout_s or not consumer.contact:
+            if not 0 <= silent_s < self._consumer_timeout_s or not consumer.contact:
                 self._lives.give_up(consumer, "its consumer had no contact while the daemon was away")
             self._roster.forget_closed(consumer)
         self._settle_unwanted()
@@ -297,7 +215,7 @@ class Subscription:
     def judge(self, now: float) -> None:
         """Release consumers whose contact was lost. Runs before every request, so that none outruns its time-out."""
         for consumer in self._roster.timed_out(now):
-            self._lives.give_up(consumer, f"its consumer had no contact for {self._settings.consumer_timeout_s:g} s")
+            self._lives.give_up(consumer, f"its consumer had no contact for {self._consumer_timeout_s:g} s")
         self._settle_unwanted()
 
     def after_jump(self, now: float) -> int:
@@ -318,27 +236,6 @@ class Subscription:
         self._holdings.release_unsealed()
         self._holdings.dead_letters.release_all()
 
-    def fail(self, error: Failure) -> None:
-        """The service said no for good, or we have a defect; the next call of a driver hears it."""
-        self.failed = error
-        if isinstance(error, SubscriptionFailed):  # a defect of ours says nothing of the service
-            self._holdings.refuse()
-        self._change.tell()
-
-    def try_again(self) -> None:
-        """Pull anew after a failure, unless a reader is there to hear of it first."""
-        if self.failed is None or self._roster.in_contact:
-            return
-        self.failed = None
-        self._holdings.ask_again(self._clock())
-        self._change.tell()
-
-    def stopped_pulling(self) -> None:
-        """Called when no pull stream is open any more, so that what arrived last is not kept for nobody."""
-        if self.draining:
-            self._holdings.release_unsealed()
-        self._settle_unwanted()
-
     def leave(self) -> None:
         """Give the share of the budget up for good. For one that is unused."""
         self._budget.forget(self._share)
@@ -346,44 +243,14 @@ class Subscription:
     # --- figures ------------------------------------------------------------------------------------------------
 
     @property
-    def consumers(self) -> dict[str, Consumer]:
-        """All consumers by ID."""
-        return self._roster.by_id
-
-    @property
-    def batches(self) -> list[Batch]:
-        """All batches held."""
-        return self._lives.batches
-
-    @property
-    def draining(self) -> bool:
-        """Whether the daemon is about to stop."""
-        return self._intake.draining
-
-    @property
     def ledger(self) -> Ledger:
         """The final places of messages."""
         return self._holdings.ledger
 
     @property
-    def used_bytes(self) -> int:
-        """What it claims of the budget."""
-        return self._share.used_bytes
-
-    @property
     def spilled_bytes(self) -> int:
         """What its batches have in temporary files, which no budget counts."""
         return sum(batch.filed_bytes for batch in self._spilling.spilled(self.batches))
-
-    @property
-    def share_bytes(self) -> int:
-        """Its part of the budget."""
-        return self._intake.share_bytes
-
-    @property
-    def needed(self) -> bool:
-        """Whether somebody waits for it: `prefetch`, or a consumer with contact."""
-        return self.prefetch or self._roster.in_contact
 
     @property
     def unused(self) -> bool:
@@ -419,13 +286,3 @@ class Subscription:
         if batch is not None:
             self._intake.sealed(batch.bytes)
         return batch
-
-    def _settle_unwanted(self) -> None:
-        if self.needed:
-            return
-        self._share.active = False
-        self._holdings.release_unsealed()
-
-    def _check_failed(self) -> None:
-        if self.failed is not None:
-            raise self.failed.with_traceback(None)  # else each call makes the traceback longer
