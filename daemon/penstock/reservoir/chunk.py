@@ -108,7 +108,7 @@ class Chunk:
         What a store holds stays there and goes as a whole.
         """
         self.committed = True
-        if self.kept is not None and self.kept.place is not None:
+        if self.kept is not None and (self.kept.place is not None or self.kept.copy is not None):
             return
         left = self.rows.select(["message_id", "publish_time"])
         self._claims = (share.claim(left.get_total_buffer_size()), *self._claims[1:])

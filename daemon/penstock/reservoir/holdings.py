@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.reservoir.accounting import Ledger
-from penstock.reservoir.budget import Allocation, Share
+from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk, Lease, give_back, let_go
 from penstock.reservoir.held import HeldIds, Match, single
 from penstock.reservoir.id_table import Hashes, hashes_of
@@ -20,6 +20,7 @@ from penstock.reservoir.ordering import BUCKETS
 from penstock.reservoir.poison import DeadLetters
 from penstock.reservoir.ports import AckOutcome, AckSink, DeadLetterSink
 from penstock.reservoir.queue import ChunkQueue
+from penstock.reservoir.redelivery import Redeliveries
 
 
 class Holdings:
@@ -61,6 +62,9 @@ class Holdings:
             ledger=self.ledger,
             remembered=self.remembered,
         )
+        self._redeliveries = Redeliveries(
+            acks=acks, share=share, ledger=self.ledger, leases=self._leases, remembered=self.remembered
+        )
         self._lapsed_early = 0
 
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:
@@ -71,18 +75,18 @@ class Holdings:
         """
         receipt = self.exactly_once
         self.ledger.received += rows.num_rows
-        known = self._known(rows, now)
+        known = self._redeliveries.known(rows, now)
         if known is not None:
             self.ledger.known += int(known.sum())
             asked = pa.array(known)
-            self._acknowledge_again(ack_ids.filter(asked), rows.column("message_id").filter(asked))
+            self._redeliveries.acknowledge(ack_ids.filter(asked), rows.column("message_id").filter(asked))
             keep = pa.array(~known)
             rows, ack_ids = rows.filter(keep), ack_ids.filter(keep)
         if rows.num_rows == 0:
             return
         hashes = hashes_of(rows.column("message_id"))
         if matches := self._find(rows, hashes, now):
-            keep = pa.array(self._take_again(matches, ack_ids, now, receipt=receipt))
+            keep = pa.array(self._redeliveries.take(matches, ack_ids, now, receipt=receipt))
             rows, ack_ids = rows.filter(keep), ack_ids.filter(keep)
             if rows.num_rows == 0:
                 return
@@ -212,31 +216,6 @@ class Holdings:
         """
         return not self.exactly_once and (chunk.renewed or (chunk.lease is not None and chunk.lease.lapsed))
 
-    def _known(self, rows: pa.RecordBatch, now: float) -> np.ndarray | None:
-        """Which rows are redeliveries of what was committed, as far as that is remembered.
-
-        None that is said to be delivered for the first time: a deadline that ran out would count, so somebody asked for
-        it back by a seek.
-        """
-        known = self.remembered.known(rows.column("message_id"), now)
-        attempts = rows.column("delivery_attempt")
-        if known is None or attempts.null_count == len(attempts):
-            return known
-        known &= attempts.fill_null(0).to_numpy(zero_copy_only=False) != 1
-        return known if known.any() else None
-
-    def _acknowledge_again(self, ack_ids: pa.Array, remembered: pa.Array | None) -> None:
-        """A redelivery of what was committed; it counts in the budget until it is settled.
-
-        What was `remembered` is forgotten when this ack holds: if it comes another time, somebody wants it back.
-        """
-        claim = self._share.claim(ack_ids.get_total_buffer_size())
-        self._acks.acknowledge([ack_ids], functools.partial(self._acknowledged_again, claim, remembered))
-
-    def _acknowledged_again(self, _claim: Allocation, remembered: pa.Array | None, outcome: AckOutcome) -> None:
-        if remembered is not None and not outcome.lost:
-            self.remembered.forget(remembered)
-
     def _find(self, rows: pa.RecordBatch, hashes: Hashes, now: float) -> list[Match]:
         """Which of these rows are held.
 
@@ -252,47 +231,6 @@ class Holdings:
         self._lapsed_early += self.lapse(over)
         return self.held.find(rows, hashes)
 
-    def _take_again(self, matches: Sequence[Match], ack_ids: pa.Array, now: float, *, receipt: bool) -> np.ndarray:
-        """Settle a redelivery of what is held; which rows of it (bool) are new."""
-        new = np.ones(len(ack_ids), bool)
-        for match in matches:
-            new[match.asked] = False
-            again = ack_ids.take(pa.array(match.asked))
-            if match.chunk.committed:
-                self.ledger.known += len(again)
-                self._acknowledge_again(again, None)
-            else:
-                self.ledger.renewed += len(again)
-                match.chunk.renew(match.held, again, self._share)
-                self._renew_lease(match, now, receipt=receipt)
-        return new
-
-    def _renew_lease(self, match: Match, now: float, *, receipt: bool) -> None:
-        """The rows that were delivered again have a deadline of their own, but a chunk has one lease.
-
-        It is the earliest of its rows' deadlines: a later one would let the others run out unseen. So it starts anew
-        only when every row of the chunk came again. Of a part, the old deadline counts: it is never later than the new
-        one, which began at a later time. The next extension is for the new ack IDs and for the others, and makes them
-        all equal again. One that is on its way has the old IDs still: a confirmation of it is a promise from before the
-        redelivery, so less than the new one; on exactly-once subscriptions the old IDs are refused as over for good,
-        which counts neither for nor against the others. Where receipts are wanted the chunk is due at once, and the
-        answer to what is on its way is not waited for.
-        """
-        chunk = match.chunk
-        assert chunk.lease is not None
-        whole = len(np.unique(match.held)) == len(chunk)
-        if not whole and not receipt:
-            return
-        until = now + self._leases.deadline_s if whole else chunk.lease.until
-        lapsed = chunk.lease.lapsed and not whole
-        chunk.lease.end()
-        self._hold(chunk, until, receipt=receipt, lapsed=lapsed)
-
-    def _hold(self, chunk: Chunk, until: float, *, receipt: bool, lapsed: bool) -> None:
-        self._leases.hold(chunk, until, receipt=receipt)
-        assert chunk.lease is not None
-        chunk.lease.lapsed = lapsed
-
     def _replace(self, whole: Chunk, parts: Sequence[Chunk]) -> None:
         """`parts` hold the messages of a chunk now, and have its lease each."""
         lease = whole.lease
@@ -300,7 +238,7 @@ class Holdings:
         lease.end()
         self.held.replace(whole, parts)
         for part in parts:
-            self._hold(part, lease.until, receipt=lease.receipt, lapsed=lease.lapsed)
+            self._leases.hold(part, lease.until, receipt=lease.receipt, lapsed=lease.lapsed)
 
     def _expel_followers(self, gone: Sequence[Chunk]) -> None:
         ordered = [chunk.buckets for chunk in gone if chunk.buckets is not None]

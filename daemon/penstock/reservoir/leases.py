@@ -37,10 +37,15 @@ class Leases:
         self._heap: list[tuple[float, int, Lease]] = []
         self._count = 0
 
-    def hold(self, chunk: Chunk, until: float, *, receipt: bool = False) -> None:
-        """Keep a chunk's deadline, which is `until` now; with `receipt` the first extension is due at once."""
+    def hold(self, chunk: Chunk, until: float, *, receipt: bool = False, lapsed: bool = False) -> None:
+        """Keep a chunk's deadline, which is `until` now; with `receipt` the first extension is due at once.
+
+        `lapsed`: it had run out before for some of the messages.
+        """
         when = chunk.received_at if receipt else until - self.deadline_s / 2
-        self._push(when, Lease(chunk, until, receipt=receipt))
+        lease = Lease(chunk, until, receipt=receipt)
+        lease.lapsed = lapsed
+        self._push(when, lease)
 
     def due(self, now: float, bounded: Callable[[Chunk], bool]) -> list[Extend | Lapse]:
         """What to do now. `bounded` tells whether `max_lease_s` holds for a chunk (it does for unsealed ones)."""
