@@ -57,4 +57,4 @@ class PoisonMachine(ReservoirMachine):
 
 
 TestPoison = PoisonMachine.TestCase
-TestPoison.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestPoison.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

@@ -75,6 +75,16 @@ def test_a_lost_ack_is_remembered_on_an_exactly_once_subscription(bench: Bench) 
     assert bench.subscription.ledger.known == 1
 
 
+def test_an_ack_that_was_lost_after_a_long_outage_is_remembered_from_then_on(bench: Bench) -> None:
+    bench.acks.at_once = False
+    bench.deliver(10)
+    bench.commit(1, bench.seal(1).id)
+    bench.pass_time(2 * REMEMBER_S)
+    bench.acks.confirm(lost=True)
+    bench.deliver_again([3])
+    assert bench.subscription.ledger.known == 1
+
+
 def test_what_the_service_says_it_delivers_for_the_first_time_is_no_redelivery(bench: Bench) -> None:
     """A deadline that ran out counts as a delivery, so this is a seek's doing."""
     commit_lapsed(bench)

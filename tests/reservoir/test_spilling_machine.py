@@ -81,4 +81,4 @@ class SpillingMachine(ReservoirMachine):
 
 
 TestSpilling = SpillingMachine.TestCase
-TestSpilling.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestSpilling.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

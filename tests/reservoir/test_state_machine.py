@@ -273,4 +273,4 @@ class ReservoirMachine(RuleBasedStateMachine):
 
 
 TestReservoir = ReservoirMachine.TestCase
-TestReservoir.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestReservoir.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

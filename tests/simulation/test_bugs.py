@@ -121,10 +121,10 @@ def test_a_read_that_failed_taken_as_empty_is_found(error: type[Exception]) -> N
 def test_acks_counted_before_the_service_confirmed_them_are_found() -> None:
     right = Holdings.acknowledge
 
-    def wrong(self: Holdings, chunks: Any, now: float, done: Any) -> None:
+    def wrong(self: Holdings, chunks: Any, clock: Any, done: Any) -> None:
         sink, noted = self._acks, mock.Mock()
         self._acks = noted
-        right(self, chunks, now, done)
+        right(self, chunks, clock, done)
         self._acks = sink
         ack_ids, settled = noted.acknowledge.call_args.args
         sink.acknowledge(ack_ids, lambda _outcome: None)

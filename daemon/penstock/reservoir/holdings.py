@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from penstock.clock import Clock
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk, Lease, give_back, let_go
@@ -138,15 +139,18 @@ class Holdings:
         """Chunks that nobody read return to the head of the queue, leases kept."""
         self.queue.put_back(chunks)
 
-    def acknowledge(self, chunks: Sequence[Chunk], now: float, done: Callable[[], None]) -> None:
-        """Committed chunks: their rows go at once, their leases are kept until every ack is confirmed."""
+    def acknowledge(self, chunks: Sequence[Chunk], clock: Clock, done: Callable[[], None]) -> None:
+        """Committed chunks: their rows go at once, their leases are kept until every ack is confirmed.
+
+        What may come again is remembered from then on: acks may have been pending for longer than anything is.
+        """
         for chunk in chunks:
             chunk.shed(self._share)
 
         def settled(outcome: AckOutcome) -> None:
             for chunk in chunks:
                 if outcome.lost or self._may_come_again(chunk):
-                    self.remembered.remember(chunk.rows.column("message_id"), now)
+                    self.remembered.remember(chunk.rows.column("message_id"), clock())
             self.ledger.acknowledged += outcome.confirmed
             self.ledger.acks_lost += outcome.lost
             self._end(chunks)

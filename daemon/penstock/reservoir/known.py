@@ -75,11 +75,6 @@ class RememberedIds:
             _, places = run.find(hashes, message_ids, _OVER)
             run.until[places] = _OVER
 
-    def clear(self) -> int:
-        """Remember none any more; how many there were."""
-        rows, self._runs = len(self), []
-        return rows
-
     def known(self, message_ids: pa.Array, now: float) -> np.ndarray | None:
         """Which of these are remembered (bool, row by row); None when none is, which costs nothing if none can be."""
         self._runs = [run for run in self._runs if run.last > now]

@@ -138,7 +138,7 @@ class Lives:
             self._roster.forget_closed(consumer)
             self._change.tell()
 
-        self._holdings.acknowledge(batch.surrender(), self._clock(), done)
+        self._holdings.acknowledge(batch.surrender(), self._clock, done)
 
     def _end(self, consumer: Consumer, batch: Batch, reason: str) -> None:
         self._notes.ended(consumer, batch.epoch, batch.id, reason)
