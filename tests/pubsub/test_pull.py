@@ -9,7 +9,7 @@ import pytest
 from tests.pubsub.conftest import NAME, Room, until
 
 from penstock.errors import SubscriptionFailed
-from penstock.pubsub import pull, wire
+from penstock.pubsub import pull, verdict, wire
 from penstock.pubsub.channel import STREAMS_PER_CHANNEL
 from penstock.settings import PubSubSettings
 
@@ -130,6 +130,25 @@ class TestScaling:
         running.sink.resume()
         await until(lambda: running.sink.count == 500)
         await until(lambda: running.statistics()["streams"] == 1)
+
+
+class TestARush:
+    @pytest.fixture
+    def settings(self, monkeypatch: pytest.MonkeyPatch) -> PubSubSettings:
+        monkeypatch.setattr(pull, "SCALE_INTERVAL_S", 3600.0)
+        monkeypatch.setattr(verdict, "STREAM_BYTES_PER_S", 1)
+        return PubSubSettings(jitter_ms=0, max_streams=3)
+
+    async def test_opens_as_many_streams_as_may_be_before_the_interval_is_over(self, running: Room) -> None:
+        await until(lambda: running.puller.statistics().responses == 1)
+
+        async def brings_more_until_there_are(streams: int) -> None:
+            while running.puller.statistics().streams < streams:
+                await running.publish(100)
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(brings_more_until_there_are(3), 15)
+        await until(lambda: running.statistics()["streams"] == 3)
 
 
 async def test_a_stream_that_stands_still_gives_back_what_it_holds_when_it_is_to_leave(running: Room) -> None:

@@ -22,6 +22,7 @@ from penstock.pubsub.verdict import (
     autoscale,
     is_fatal,
     judge,
+    rush,
 )
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -133,6 +134,14 @@ def test_a_stream_is_added_when_all_are_busy_and_taken_away_when_one_is_idle() -
     assert autoscale([busy, half], least=1, most=3) == 0
     assert autoscale([busy, quiet], least=1, most=3) == -1
     assert autoscale([quiet], least=1, most=3) == 0
+
+
+def test_streams_are_added_early_when_each_brought_all_that_the_service_sends_on_one() -> None:
+    full, half = 50_000_000, 25_000_000
+    assert rush([full], most=2, interval_s=5)
+    assert rush([full, full], most=3, interval_s=5)
+    assert not rush([full, half], most=3, interval_s=5)
+    assert not rush([full, full], most=2, interval_s=5)
 
 
 def test_delays_are_spread_from_nothing_to_a_cap_that_doubles() -> None:

@@ -18,12 +18,15 @@ from penstock.pubsub.channel import PubSubChannel
 from penstock.pubsub.gate import Gate
 from penstock.pubsub.gathering import Gathering
 from penstock.pubsub.stream import PullStatistics, PullStream, Shared
-from penstock.pubsub.verdict import autoscale
+from penstock.pubsub.verdict import autoscale, rush
 from penstock.reservoir.ports import ChunkSink
 from penstock.settings import PubSubSettings
 
 SCALE_INTERVAL_S = 5.0
 """Rates are taken over this time: long against the service's bursts, short against a backlog that grows."""
+
+LOOK_S = 0.2
+"""Whether there is a rush is looked at this often, in microseconds. So few streams are soon as many as may be."""
 
 RETIRE_S = 5.0
 """How long one stream too many may take to end by itself: nobody waits for it, unlike for those of a pull that ends."""
@@ -57,6 +60,7 @@ class Puller:
         self.properties: wire.Properties | None = None
         """What the service said of the subscription on a pull stream; None before it did."""
         self._settings = settings
+        self._clock = clock
         self._sink = sink
         self.gate = Gate("pull", subscription, clock=clock, rng=rng)
         self._statistics = PullStatistics()
@@ -96,8 +100,8 @@ class Puller:
                 for _ in range(self._settings.min_streams):
                     self._open(tasks)
                 while True:
-                    await asyncio.sleep(SCALE_INTERVAL_S)
-                    self._scale(tasks)
+                    # In a rush twice as many, otherwise one by one.
+                    self._scale(tasks, most=len(self._streams) if await self._rush() else 1)
         finally:
             self._streams.clear()
 
@@ -134,7 +138,21 @@ class Puller:
         self._opened += 1
         self._streams[stream] = [tasks.create_task(part) for part in (stream.run(), stream.stay_alive())]
 
-    def _scale(self, tasks: asyncio.TaskGroup) -> None:
+    async def _rush(self) -> bool:
+        """Wait for the interval over which rates are taken to end; True when a rush ends it.
+
+        In a rush the rate of a stream is limited here. It has one read under way, and gRPC fetches no more while the
+        loop decodes; with several streams the loop goes from one to the next without a wait.
+        """
+        begin, most = self._clock(), self._settings.max_streams
+        while self._clock() - begin < SCALE_INTERVAL_S:
+            await asyncio.sleep(min(LOOK_S, SCALE_INTERVAL_S))
+            if rush([stream.interval_bytes for stream in self._streams], most=most, interval_s=SCALE_INTERVAL_S):
+                return True
+        return False
+
+    def _scale(self, tasks: asyncio.TaskGroup, *, most: int) -> None:
+        """Open at most `most` streams, or close one."""
         rates = {stream: stream.interval_bytes / SCALE_INTERVAL_S for stream in self._streams}
         for stream in self._streams:
             stream.interval_bytes = 0
@@ -153,7 +171,8 @@ class Puller:
             saturated=self._sink.saturated,
         )
         if change > 0:
-            self._open(tasks)
+            for _ in range(min(most, self._settings.max_streams - len(self._streams))):
+                self._open(tasks)
         elif change < 0:
             self._retire(tasks, min(rates, key=rates.__getitem__))
 

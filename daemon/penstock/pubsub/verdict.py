@@ -132,3 +132,12 @@ def autoscale(bytes_per_s: Sequence[float], *, least: int, most: int, saturated:
     if len(bytes_per_s) > least and any(rate <= IDLE * STREAM_BYTES_PER_S for rate in bytes_per_s):
         return -1
     return 0
+
+
+def rush(interval_bytes: Sequence[int], *, most: int, interval_s: float) -> bool:
+    """Whether to add streams before the interval is over.
+
+    Each has brought in a part of it what the service sends on a full one in all of it. There such limits do not hold,
+    as with an emulator, or a burst came that is worth another stream anyway.
+    """
+    return len(interval_bytes) < most and min(interval_bytes) >= STREAM_BYTES_PER_S * interval_s
