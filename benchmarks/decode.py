@@ -19,7 +19,7 @@ from penstock.pubsub import wire
 
 GOALS = {"columnar_vs_per_message_1kb": Goal(6), "columnar_vs_per_message_100b": Goal(10)}
 SIZES = {"100b": 100, "1kb": 1024, "10kb": 10_240}
-DECODE_BYTES = 1 << 20
+DECODE_BYTES = 2 << 20
 """The daemon decodes what came in as soon as it is this much."""
 
 ROUNDS = 10

@@ -22,7 +22,7 @@ from benchmarks.messages import Shape, responses
 from penstock.contract import ROWS_SCHEMA
 from penstock.pubsub import wire
 
-DECODE_BYTES = 1 << 20
+DECODE_BYTES = 2 << 20
 PAUSE_S = 0.3
 
 

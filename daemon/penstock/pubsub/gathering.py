@@ -9,13 +9,14 @@ from collections.abc import Callable
 from penstock.clock import Clock
 from penstock.pubsub import wire
 
-DECODE_BYTES = 1 << 20
-"""Responses are decoded together up to this size: 0.6 ms under the interpreter's lock, the cost of a call spread, and
-still in the processor's cache. 256 KiB and 4 MiB are each about a tenth slower (benchmarks/decode)."""
+DECODE_BYTES = 2 << 20
+"""Responses are decoded together up to this size: 1.5 ms under the interpreter's lock, the 0.4 ms that a chunk costs
+whatever is in it spread, and still in the processor's cache. With 1 MiB a message costs a tenth more CPU time in the
+daemon, with 4 MiB as much and up to twice the pause (benchmarks/ingest, 100-message responses)."""
 
 LINGER_S = 0.005
-"""How long the responses of busy streams wait for more before they are decoded. A chunk costs 0.2 ms whatever is in it:
-this bounds that to a twentieth of a core."""
+"""How long the responses of busy streams wait for more before they are decoded. A chunk costs 0.4 ms whatever is in it:
+this bounds that to a twelfth of a core."""
 
 IDLE_S = 0.01
 """Streams that brought nothing for this long are not busy: the next response is decoded at once."""
