@@ -11,11 +11,14 @@
     │   ├── SubscriptionChanged   SUBSCRIPTION_CHANGED    a checkpoint of another subscription
     │   ├── SubscriptionShared    SUBSCRIPTION_SHARED     another live consumer reads it
     │   ├── TooManyConsumers      TOO_MANY_CONSUMERS
+    │   ├── TopicNotAllowed       TOPIC_NOT_ALLOWED       the daemon's settings do not list it
+    │   ├── InvalidMessage        INVALID_MESSAGE         a row that Pub/Sub would refuse
     │   ├── ReaderFenced          READER_FENCED           a newer reader took the consumer over
     │   ├── EpochPast             EPOCH_PAST              the epoch was committed before
     │   └── BatchGone             BATCH_GONE              acknowledged, released or lost; for good
     ├── ServiceError              Google Cloud Pub/Sub said no
-    │   └── SubscriptionFailed    SUBSCRIPTION_FAILED     with Google's own code and message
+    │   ├── SubscriptionFailed    SUBSCRIPTION_FAILED     with Google's own code and message
+    │   └── PublishFailed         PUBLISH_FAILED          rows that Pub/Sub refused, or took too long to take
     └── NodeError                 a daemon, or the way to it
         ├── NodeUnreachable       NODE_UNREACHABLE
         ├── ServiceUnavailable    SERVICE_UNAVAILABLE     a daemon cannot reach Pub/Sub now
@@ -24,6 +27,7 @@
         ├── DiskFull              DISK_FULL               a daemon cannot write to its data_dir now
         ├── ReadIdle              READ_IDLE               a do_get stood still for too long
         ├── ReadIncomplete        READ_INCOMPLETE         fewer or more rows than the ticket names
+        ├── WriteIncomplete       WRITE_INCOMPLETE        a daemon did not say that every row was published
         └── InternalError         INTERNAL                a defect of ours
 
 On the wire an error is JSON: ``{"code", "message", "node", ...details}`` (`PenstockError.to_dict`).
@@ -108,6 +112,18 @@ class TooManyConsumers(CallerError):
     code = "TOO_MANY_CONSUMERS"
 
 
+class TopicNotAllowed(CallerError):
+    """The daemon's settings do not list this topic."""
+
+    code = "TOPIC_NOT_ALLOWED"
+
+
+class InvalidMessage(CallerError):
+    """A row that Pub/Sub would refuse for what it is; `details["row"]` is its number within the write, from 0."""
+
+    code = "INVALID_MESSAGE"
+
+
 class ReaderFenced(CallerError):
     """A newer reader has taken this consumer over; this one must stop all its calls."""
 
@@ -134,6 +150,16 @@ class SubscriptionFailed(ServiceError):
     """A fatal answer of the service; `details["service_code"]` is the gRPC code's name."""
 
     code = "SUBSCRIPTION_FAILED"
+
+
+class PublishFailed(ServiceError):
+    """Rows were not published, or it is not known of them.
+
+    `details`: `rows` taken, `published` of them confirmed, `topic`, `service_code` (the gRPC code's name, or
+    FLUSH_TIMEOUT).
+    """
+
+    code = "PUBLISH_FAILED"
 
 
 class NodeError(PenstockError):
@@ -180,6 +206,12 @@ class ReadIncomplete(NodeError):
     """A `do_get` ended with fewer or more rows than its ticket names."""
 
     code = "READ_INCOMPLETE"
+
+
+class WriteIncomplete(NodeError):
+    """A `do_put` ended without the daemon's word that every row was published."""
+
+    code = "WRITE_INCOMPLETE"
 
 
 class InternalError(NodeError):

@@ -11,9 +11,10 @@ import os
 import signal
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -24,6 +25,7 @@ from penstock.contract.actions import CreateSubscription
 from penstock.flight import Actions, FlightServer
 from penstock.http import HttpServer
 from penstock.ingest import Ingest
+from penstock.publish import Outlet
 from penstock.pubsub import Control, PubSubChannel, SubscriptionInfo
 from penstock.reservoir import Reservoir, Subscription
 from penstock.reservoir.decisions import SubscriptionHeld
@@ -88,6 +90,7 @@ class Service:
         self._ended = True
         self._channel: PubSubChannel
         self._control: Control
+        self.outlet: Outlet
         self._tasks: asyncio.TaskGroup
 
     async def run(self) -> int:
@@ -147,6 +150,13 @@ class Service:
     async def _serve(self, http: str) -> None:
         settings = self.settings
         self._recover()
+        self.outlet = Outlet(
+            self._channel,
+            self._control,
+            settings.publish,
+            clock=self._clock,
+            spawn=self._own,
+        )
         flight = FlightServer(
             settings.listen,
             loop=asyncio.get_running_loop(),
@@ -155,6 +165,7 @@ class Service:
             clock=self._clock,
             read_idle_s=settings.reservoir.read_idle_s,
             advertise=settings.advertise,
+            outlet=self.outlet,
         )
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -175,6 +186,7 @@ class Service:
                 events.Serving(listen=settings.listen, port=flight.port, http=http, node=self.reservoir.node).emit()
                 await self._stop.wait()
                 await self._drain(flight)
+                self.outlet.close()
                 for task in (*running, *(ingest.task for ingest in self._ingests.values())):
                     task.cancel()
         finally:
@@ -184,6 +196,10 @@ class Service:
             if self._spill is not None:
                 self._spill.close()
             self._ended = await asyncio.to_thread(flight.stop)
+
+    def _own(self, running: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task of this daemon's."""
+        return self._tasks.create_task(running)
 
     async def _prefetch(self, path: str) -> None:
         """Pull a subscription before anybody opens it, as soon as it is there, and again after it was refused."""
@@ -305,11 +321,12 @@ class Service:
         timeout_s = self.settings.drain_timeout_s
         events.Draining(timeout_s=timeout_s).emit()
         subscriptions = list(self.reservoir.subscriptions.values())
+        self.outlet.drain()
         for subscription in subscriptions:
             subscription.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while any(subscription.batches for subscription in subscriptions) or len(flight.reads):  # noqa: ASYNC110
+                while any(held.batches for held in subscriptions) or len(flight.reads) or len(self.outlet):  # noqa: ASYNC110
                     await asyncio.sleep(TICK_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):

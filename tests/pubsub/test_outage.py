@@ -120,7 +120,12 @@ async def test_acks_go_on_while_leases_cannot_be_extended(running: Room) -> None
 
 
 async def test_an_outage_is_told_when_it_begins_and_when_it_ends(running: Room) -> None:
-    labels = {"subscription": "projects/p/subscriptions/readings", "call": "acknowledge", "code": "UNAVAILABLE"}
+    labels = {
+        "subscription": "projects/p/subscriptions/readings",
+        "topic": "",
+        "call": "acknowledge",
+        "code": "UNAVAILABLE",
+    }
     before = REGISTRY.get_sample_value("penstock_breakers_opened_total", labels) or 0.0
     await received(running, 10)
     async with outage(running, "Acknowledge"):

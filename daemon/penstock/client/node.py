@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.flight as fl
 
-from penstock.client.whole import whole_slice
+from penstock.client.put import Put, Told
+from penstock.client.whole import whole_slice, whole_write
 from penstock.contract import project
 from penstock.contract.actions import ACTIONS, Ticket
 from penstock.contract.body import Request
+from penstock.contract.publishing import PutReply, PutRequest
 from penstock.errors import (
     InternalError,
     InvalidOption,
@@ -104,6 +106,27 @@ class NodeClient:
         finally:
             with contextlib.suppress(pa.ArrowException):
                 reader.cancel()
+
+    def put(
+        self,
+        request: PutRequest,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+        told: Told | None = None,
+    ) -> PutReply:
+        """Publish rows: the reply comes when Pub/Sub has confirmed every one, or there is an error. Never a half.
+
+        `told` is called with progress on a thread of its own, if the request asks for it. An error of `batches` ends
+        the write and is raised. Raises what the daemon says, `NodeUnreachable`, `WriteIncomplete`.
+        """
+        descriptor = fl.FlightDescriptor.for_command(request.to_json())
+        try:
+            writer, reader = self._client.do_put(descriptor, schema)
+            put = Put(writer, reader, schema, told)
+            put.send(batches)
+        except (fl.FlightError, pa.ArrowException) as error:
+            raise self._translated(error, "do_put") from error
+        return whole_write(put.rows, put.said, self.endpoint)
 
     def close(self) -> None:
         """End the connection; running reads fail."""

@@ -1,4 +1,4 @@
-"""Whether a read brought the rows of its ticket, all of them: decided without a connection."""
+"""Whether a read brought the rows of its ticket, and a write published all of its own: decided without a connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from penstock.contract.actions import Ticket
-from penstock.errors import ReadIncomplete
+from penstock.contract.publishing import PutReply
+from penstock.errors import ReadIncomplete, WriteIncomplete
 
 
 class Part(Protocol):
@@ -41,6 +42,17 @@ def whole_slice(ticket: Ticket, parts: Iterable[Part], endpoint: str) -> Iterato
             f"slice {ticket.slice} of {ticket.slices} of batch {ticket.batch} has {ticket.rows} rows, but {rows} "
             f"came from {endpoint} (which says it sent {told}): read it again"
         )
+
+
+def whole_write(rows: int, said: PutReply | None, endpoint: str) -> PutReply:
+    """The daemon's last word on a write of so many rows. Raises `WriteIncomplete` if it is none, or not of all."""
+    if said is None:
+        raise WriteIncomplete(
+            f"{endpoint} ended a write of {rows} rows without saying that they are published: write them again"
+        )
+    if said.rows != rows or said.messages + said.skipped + said.dead_lettered != rows:
+        raise WriteIncomplete(f"{endpoint} speaks of {said.rows} rows where {rows} were written: {said}")
+    return said
 
 
 def _rows_told(metadata: bytes) -> int | None:

@@ -14,6 +14,7 @@ DEFAULT_ENDPOINT = "localhost:8815"
 """Where a client looks for a daemon when nobody says otherwise."""
 
 MAX_CONSUMERS = 64
+MAX_PUTS = 64
 MAX_SLICES = 4096
 MAX_BODY_BYTES = 4 << 20
 
@@ -26,6 +27,7 @@ __all__ = [
     "HEARTBEATS_PER_TIMEOUT",
     "MAX_BODY_BYTES",
     "MAX_CONSUMERS",
+    "MAX_PUTS",
     "MAX_SLICES",
     "PROTOCOL_VERSION",
     "ROWS_SCHEMA",

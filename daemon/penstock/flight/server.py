@@ -16,6 +16,7 @@ import pyarrow.flight as fl
 from penstock.clock import Clock
 from penstock.contract import MAX_BODY_BYTES, PROTOCOL_VERSION, ROWS_SCHEMA, project
 from penstock.contract.actions import ACTIONS, PlanRequest, Ticket
+from penstock.contract.publishing import PutRequest
 from penstock.errors import (
     InternalError,
     InvalidOption,
@@ -25,6 +26,7 @@ from penstock.errors import (
     ProtocolMismatch,
 )
 from penstock.flight.actions import Actions
+from penstock.flight.puts import Outlet, Put, WriterGone
 from penstock.flight.reads import Read, Reads
 from penstock.reservoir import Reservoir
 from penstock.telemetry import events
@@ -45,6 +47,8 @@ def _answering_errors(handler: Handler) -> Handler:
             return handler(self, context, *arguments)
         except PenstockError as error:
             raise self.flight_error(error) from error
+        except fl.FlightCancelledError:
+            raise
         except Exception as error:  # the door: a defect must reach the caller as an error, not end the connection
             events.RequestFailed(call=handler.__name__, error=repr(error)).emit()
             raise self.flight_error(InternalError(f"{handler.__name__} failed: {error!r}")) from error
@@ -65,8 +69,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         clock: Clock,
         read_idle_s: float,
         advertise: str | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         self._loop = loop
+        self._outlet = outlet
         self._advertise = advertise
         self._reservoir = reservoir
         self._actions = actions
@@ -124,6 +130,26 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             yield from read.stream()
         except PenstockError as error:
             raise self.flight_error(error) from error
+
+    @_answering_errors
+    def do_put(
+        self,
+        context: fl.ServerCallContext,
+        descriptor: fl.FlightDescriptor,
+        reader: fl.MetadataRecordBatchReader,
+        writer: fl.FlightMetadataWriter,
+    ) -> None:
+        """Publish the rows that come; over when Pub/Sub has confirmed every one. The command is a `PutRequest`."""
+        if self._outlet is None or descriptor.descriptor_type != fl.DescriptorType.CMD:
+            raise InvalidRequest("do_put: a command descriptor with the JSON of a put request is needed")
+        if len(descriptor.command) > MAX_BODY_BYTES:
+            raise InvalidRequest(f"do_put: a command of {len(descriptor.command)} bytes; {MAX_BODY_BYTES} are allowed")
+        request = PutRequest.read(descriptor.command, PROTOCOL_VERSION)
+        put = Put(context, lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+        try:
+            put.run(self._outlet, request, reader, writer)
+        except WriterGone as error:
+            raise fl.FlightCancelledError("the writer went away") from error
 
     @_answering_errors
     def get_flight_info(self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor) -> fl.FlightInfo:

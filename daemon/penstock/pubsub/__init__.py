@@ -9,6 +9,23 @@ from penstock.pubsub.backoff import Backoff
 from penstock.pubsub.channel import PubSubChannel
 from penstock.pubsub.control import Control, SubscriptionInfo
 from penstock.pubsub.dead_letters import DeadLetterQueue
+from penstock.pubsub.gate import Gate
 from penstock.pubsub.pull import Puller
+from penstock.pubsub.refusal import Flood
+from penstock.pubsub.topic import Means, Published, Refused, TopicCalls
 
-__all__ = ["AckQueue", "Backoff", "Control", "DeadLetterQueue", "PubSubChannel", "Puller", "SubscriptionInfo"]
+__all__ = [
+    "AckQueue",
+    "Backoff",
+    "Control",
+    "DeadLetterQueue",
+    "Flood",
+    "Gate",
+    "Means",
+    "PubSubChannel",
+    "Published",
+    "Puller",
+    "Refused",
+    "SubscriptionInfo",
+    "TopicCalls",
+]

@@ -54,6 +54,7 @@ class PubSubChannel:
         self.emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
         self.credentials: Any = None
         self._channel: grpc.aio.Channel | None = None
+        self._publishing: grpc.aio.Channel | None = None
         self._lanes: list[_Lane] = []
 
     async def __aenter__(self) -> Self:
@@ -65,7 +66,7 @@ class PubSubChannel:
 
     async def __aexit__(self, *_error: object) -> None:
         """Close; running calls are cancelled."""
-        for channel in (self._channel, *(lane.channel for lane in self._lanes)):
+        for channel in (self._channel, self._publishing, *(lane.channel for lane in self._lanes)):
             if channel is not None:
                 await channel.close()
 
@@ -78,6 +79,12 @@ class PubSubChannel:
     def unary(self, service: str, method: str) -> grpc.aio.UnaryUnaryMultiCallable:
         """A unary call of `google.pubsub.v1.{service}`, bytes to bytes."""
         return self.raw.unary_unary(f"/google.pubsub.v1.{service}/{method}")
+
+    def publish(self) -> grpc.aio.UnaryUnaryMultiCallable:
+        """The call Publish, bytes to bytes, on a connection of its own: acks never wait behind megabytes of it."""
+        if self._publishing is None:
+            self._publishing = self._connect()
+        return self._publishing.unary_unary("/google.pubsub.v1.Publisher/Publish")
 
     @contextlib.contextmanager
     def streaming_pull(self) -> Iterator[grpc.aio.StreamStreamCall[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""The control plane: describe and create subscriptions, with Google's own client."""
+"""The control plane: describe and create subscriptions, and create topics, with Google's own clients."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Self
 import grpc
 from google.api_core import exceptions as google_errors
 from google.api_core.retry import AsyncRetry, if_exception_type
-from google.pubsub_v1 import SubscriberAsyncClient
+from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from google.pubsub_v1.types import Subscription
 
 from penstock.contract.actions import CreateSubscription
-from penstock.errors import InvalidRequest, PenstockError, ServiceUnavailable, SubscriptionFailed
+from penstock.errors import InvalidRequest, PenstockError, PublishFailed, ServiceUnavailable, SubscriptionFailed
 from penstock.pubsub.channel import PubSubChannel
 from penstock.pubsub.verdict import is_fatal
 from penstock.telemetry import events
@@ -44,13 +45,14 @@ class SubscriptionInfo:
 
 
 class Control:
-    """An async context manager around `SubscriberAsyncClient` on the daemon's channel."""
+    """An async context manager around Google's async clients on the daemon's channel."""
 
     def __init__(self, channel: PubSubChannel) -> None:
         self._channel = channel
 
     async def __aenter__(self) -> Self:
-        """Make the client; no call yet."""
+        """Make the clients; no call yet."""
+        self._publisher = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=self._channel.raw))
         self._client = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=self._channel.raw))
         return self
 
@@ -85,6 +87,20 @@ class Control:
                 "leave the topic out"
             )
         return _info(found)
+
+    async def create_topic(self, name: str) -> bool:
+        """See `publish.topics.Creator`."""
+        try:
+            await self._publisher.create_topic(name=name, timeout=_ATTEMPT_S, retry=_RETRY)
+        except google_errors.AlreadyExists:
+            return False
+        except google_errors.GoogleAPIError as error:
+            why = failed(name, error)
+            if isinstance(why, ServiceUnavailable):
+                raise
+            code = why.details["service_code"]
+            raise PublishFailed(f"creating topic {why.message}", topic=name, service_code=code) from error
+        return True
 
     async def _get(self, name: str) -> Subscription:
         return await self._client.get_subscription(subscription=name, timeout=_ATTEMPT_S, retry=_RETRY)

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import grpc
-import grpc.aio
 import pyarrow as pa
 
 from penstock.clock import Clock
@@ -20,10 +18,8 @@ from penstock.pubsub.channel import PubSubChannel
 from penstock.pubsub.gate import Gate
 from penstock.pubsub.letters import letters
 from penstock.pubsub.refusal import Flood
+from penstock.pubsub.topic import Means, Published, TopicCalls
 from penstock.telemetry import events
-
-CALL_TIMEOUT_S = 60.0
-"""Of one Publish of up to 10 MB; Google's clients give it as long."""
 
 RETRY_LAST_S = 60.0
 """A message that the service refuses for what it is, is tried again this rarely: only a person can mend it."""
@@ -82,7 +78,7 @@ class DeadLetterQueue:
         self._subscription = subscription
         self._topic = topic
         self._reason = f"delivered more than {limit} times"
-        self._publish = channel.unary("Publisher", "Publish")
+        self._calls = TopicCalls(channel, topic, self.gate, lasting=True)
         self._backoff = Backoff(rng, base_s=base_backoff_s, cap_s=RETRY_LAST_S)
         self._waiting: deque[_Request] = deque()
         self._work = asyncio.Event()
@@ -121,23 +117,13 @@ class DeadLetterQueue:
         encoded = wire.encode_publish(self._topic, dead)
         if len(dead) == 1 and len(encoded) > wire.MAX_PUBLISH_BYTES:
             encoded = wire.encode_publish(self._topic, request.rows)  # so large that it has room for itself only
-        with await self.gate.turn(pause_s) as turn:
-            try:
-                await self._publish(encoded, timeout=CALL_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                code, words = error.code(), error.details() or ""
-                about_these = code is grpc.StatusCode.INVALID_ARGUMENT
-                if about_these:
-                    turn.worked()
-                else:
-                    turn.failed(code.name, f"{words} ({self._topic})")
-            else:
-                turn.worked()
-                self._confirm(request)
-                return 0.0
+        answer = await self._calls.attempt(encoded, len(dead), pause_s=pause_s)
+        if isinstance(answer, Published):
+            self._confirm(request)
+            return 0.0
         self.statistics.refused += len(dead)
-        self._refused.add(len(dead), code.name, words)
-        if about_these and len(dead) > 1:  # one of them is to blame, and must not hold up the others
+        self._refused.add(len(dead), answer.code, answer.words)
+        if answer.means is Means.MESSAGES and len(dead) > 1:  # one is to blame, and must not hold up the others
             self._split(request, len(dead) // 2)
         self._waiting.rotate(-1)
         return self._backoff.next_s()

@@ -16,24 +16,25 @@ from penstock.telemetry import events
 TROUBLE_S = 5.0
 """An outage this old is told to the drivers: earlier, it may be over before anybody has read of it."""
 
-Kind: TypeAlias = Literal["pull", "acknowledge", "modify", "publish"]
+Kind: TypeAlias = Literal["pull", "acknowledge", "modify", "publish", "topic"]
 
 _DOING = {
     "pull": "messages cannot be pulled",
     "acknowledge": "messages cannot be acknowledged",
     "modify": "leases cannot be extended",
     "publish": "dead letters cannot be published",
+    "topic": "messages cannot be published",
 }
 
 
 class Gate:
-    """The breaker of one kind of call of a subscription. Says when it opens and closes."""
+    """The breaker of one kind of call of a subscription, or of a topic. Says when it opens and closes."""
 
     def __init__(
-        self, kind: Kind, subscription: str, *, clock: Clock, rng: random.Random, deadline_s: float = math.inf
+        self, kind: Kind, resource: str, *, clock: Clock, rng: random.Random, deadline_s: float = math.inf
     ) -> None:
         self.kind = kind
-        self._subscription = subscription
+        self._of = {"topic" if kind == "topic" else "subscription": resource}
         self._clock = clock
         self._breaker = Breaker(rng, deadline_s=deadline_s)
         self._moved = asyncio.Event()
@@ -97,13 +98,13 @@ class Gate:
         if self._breaker.worked():
             assert outage is not None, "an open breaker knows why"
             lasted_s = self._clock() - outage.since
-            events.BreakerClosed(subscription=self._subscription, call=self.kind, failed_s=round(lasted_s, 3)).emit()
+            events.BreakerClosed(**self._of, call=self.kind, failed_s=round(lasted_s, 3)).emit()
             self._wake()
 
     def failed(self, code: str, words: str, *, probe: bool) -> None:
         """See `Turn`."""
         if self._breaker.failed(self._clock(), code, words, probe=probe):
-            events.BreakerOpened(subscription=self._subscription, call=self.kind, code=code, error=words).emit()
+            events.BreakerOpened(**self._of, call=self.kind, code=code, error=words).emit()
             self._wake()
         elif probe:
             self._wake()

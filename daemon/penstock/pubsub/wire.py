@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
@@ -76,7 +77,7 @@ HEARTBEAT = b""
 
 
 class Undecodable(ValueError):
-    """Bytes that are not a StreamingPullResponse."""
+    """Bytes that are not the response expected."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,9 @@ def encode_modify_ack_deadline(subscription: str, ack_ids: pa.Array, seconds: in
 
 
 def encode_publish(topic: str, rows: pa.RecordBatch) -> bytes:
-    """A PublishRequest of `data`, `attributes` and `ordering_key` of rows in `contract.ROWS_SCHEMA`.
+    """A PublishRequest of the columns `data`, `attributes` and `ordering_key` of rows.
 
-    The service gives the other fields.
+    They have the types of `contract.ROWS_SCHEMA`; other columns are the service's to give.
     """
     attributes = rows.column("attributes")
     message_type = _PUBLISH_SCHEMA.field("messages").type.value_type
@@ -197,22 +198,31 @@ def encode_publish(topic: str, rows: pa.RecordBatch) -> bytes:
     return _only(_publish_handler.record_batch_to_array(batch))
 
 
-def cut_publish(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Rows in slices that fit one PublishRequest each, or have one row, which may be larger."""
+def publish_sizes(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """Bytes that each row takes in a PublishRequest, at most."""
+    sizes = lengths(rows.column("data")) + lengths(rows.column("ordering_key")) + _ROW_FRAMING_BYTES
     attributes = rows.column("attributes")
-    offsets = attributes.offsets.to_numpy()
-    entries = _lengths(attributes.keys) + _lengths(attributes.items) + _ATTRIBUTE_FRAMING_BYTES
-    per_row = np.concatenate(([0], np.cumsum(entries)))[offsets]
-    sizes = (
-        np.diff(per_row) + _lengths(rows.column("data")) + _lengths(rows.column("ordering_key")) + _ROW_FRAMING_BYTES
-    )
+    if len(attributes.keys):
+        entries = lengths(attributes.keys) + lengths(attributes.items) + _ATTRIBUTE_FRAMING_BYTES
+        sizes += np.diff(np.concatenate(([0], np.cumsum(entries)))[attributes.offsets.to_numpy()])
+    return sizes
+
+
+def cut_sizes(sizes: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Rows of such sizes, from and to, for one PublishRequest after another: one that is too large has its own."""
     total = np.concatenate(([0], np.cumsum(sizes)))
     start = 0
-    while start < len(rows):
+    while start < len(sizes):
         fit = int(np.searchsorted(total, total[start] + _PUBLISH_CUT_BYTES, side="right")) - 1
-        stop = min(max(fit, start + 1), start + MAX_PUBLISH_ROWS, len(rows))
-        yield rows.slice(start, stop - start)
+        stop = min(max(fit, start + 1), start + MAX_PUBLISH_ROWS, len(sizes))
+        yield start, stop
         start = stop
+
+
+def cut_publish(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Rows in slices that fit one PublishRequest each, or have one row, which may be larger."""
+    for start, stop in cut_sizes(publish_sizes(rows)):
+        yield rows.slice(start, stop - start)
 
 
 def decode_published(response: bytes) -> pa.Array:
@@ -248,10 +258,10 @@ def _read(handler: Any, responses: Sequence[bytes]) -> pa.RecordBatch:
         raise Undecodable(str(error)) from error
 
 
-def _lengths(texts: pa.Array) -> np.ndarray:
-    """Bytes of each value of a string or binary array (int64); 0 for nulls."""
-    lengths: np.ndarray = pc.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return lengths
+def lengths(texts: pa.Array) -> npt.NDArray[np.int64]:
+    """Bytes of each value of a string or binary array; 0 for nulls."""
+    found: npt.NDArray[np.int64] = pc.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return found
 
 
 def _one_list(values: pa.Array) -> pa.ListArray:

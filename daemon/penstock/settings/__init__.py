@@ -9,11 +9,12 @@ not know what the settings do.
 from penstock.settings.address import is_loopback, split_address
 from penstock.settings.loading import load
 from penstock.settings.reference import as_toml
-from penstock.settings.rooms import LogSettings, PubSubSettings, ReservoirSettings, Settings
+from penstock.settings.rooms import LogSettings, PublishSettings, PubSubSettings, ReservoirSettings, Settings
 
 __all__ = [
     "LogSettings",
     "PubSubSettings",
+    "PublishSettings",
     "ReservoirSettings",
     "Settings",
     "as_toml",

@@ -150,6 +150,31 @@ class ReservoirSettings(_Room):
         return self.weights.get(subscription) or next(fitting, 1.0)
 
 
+class PublishSettings(_Room):
+    """The way out: what Spark's sink and other writers publish through this daemon."""
+
+    topics: tuple[str, ...] = Field(
+        default=("projects/*/topics/*",), description="full names, or patterns with * ? []; others are refused"
+    )
+    max_requests: int = Field(
+        default=64, ge=1, le=100, description="Publish calls under way at a time; one connection carries 100"
+    )
+    memory_mb: int = Field(
+        default=64,
+        ge=1,
+        description="rows taken and not confirmed yet, in MiB; writers wait beyond, on top of memory_limit_mb",
+    )
+
+    @field_validator("topics")
+    @classmethod
+    def _topic_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            parts = name.split("/")
+            if not (len(parts) == 4 and parts[0] == "projects" and parts[2] == "topics" and all(parts)):
+                raise ValueError(f"{name!r} must look like projects/PROJECT/topics/TOPIC (* ? [] allowed)")
+        return value
+
+
 class LogSettings(_Room):
     """Where log lines go is standard error; how they look is here."""
 
@@ -191,6 +216,7 @@ class Settings(_Room):
     drain_timeout_s: float = Field(default=20.0, ge=0, le=3600, description="time for readers to finish after SIGTERM")
     pubsub: PubSubSettings = PubSubSettings()
     reservoir: ReservoirSettings = ReservoirSettings()
+    publish: PublishSettings = PublishSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("listen", "advertise")

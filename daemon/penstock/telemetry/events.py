@@ -340,8 +340,11 @@ class BreakerOpened(Event):
     """Calls of one kind have failed for a while: from now on one of them at a time asks whether the service is back."""
 
     level = "warning"
-    counter: ClassVar = _counter("breakers_opened", "Outages of one kind of call", "subscription", "call", "code")
-    subscription: str
+    counter: ClassVar = _counter(
+        "breakers_opened", "Outages of one kind of call", "subscription", "topic", "call", "code"
+    )
+    subscription: str = ""
+    topic: str = ""
     call: str
     code: str
     error: str
@@ -351,7 +354,8 @@ class BreakerOpened(Event):
 class BreakerClosed(Event):
     """The service answers such calls again, `failed_s` after the first one that failed."""
 
-    subscription: str
+    subscription: str = ""
+    topic: str = ""
     call: str
     failed_s: float
 
@@ -388,6 +392,64 @@ class DeadLettersRefused(Event):
     def amount(self) -> float:
         """One for each message and try."""
         return self.messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishRetried(Event):
+    """Publish requests failed for now and are sent again."""
+
+    level = "warning"
+    counter: ClassVar = _counter("publish_retries", "Publish requests that were sent again", "topic", "code")
+    topic: str
+    requests: int
+    code: str
+    error: str
+
+    @property
+    def amount(self) -> float:
+        """One for each request."""
+        return self.requests
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishRefused(Event):
+    """Messages of a write were not published; its caller gets the error."""
+
+    level = "error"
+    counter: ClassVar = _counter("publish_failures", "Messages that could not be published", "topic", "code")
+    topic: str
+    messages: int
+    code: str
+    error: str
+
+    @property
+    def amount(self) -> float:
+        """One for each message."""
+        return self.messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsInvalid(Event):
+    """Rows that Pub/Sub would refuse were left out, or went to the dead-letter topic, as the writer asked."""
+
+    level = "warning"
+    counter: ClassVar = _counter("publish_invalid_rows", "Rows that Pub/Sub would refuse", "topic", "outcome")
+    topic: str
+    outcome: str
+    rows: int
+    reason: str
+
+    @property
+    def amount(self) -> float:
+        """One for each row."""
+        return self.rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicCreated(Event):
+    """A writer asked for a topic that did not exist."""
+
+    topic: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,78 @@
+"""What all writes together may hold and send at a time, and a way to wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator
+
+WINDOW_BYTES = 16 << 20
+"""Of requests under way: 320 MB/s at 50 ms to the service and back. What is sent besides waits in this process."""
+
+
+class Moved:
+    """Something changed: whoever waits looks again."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let all that wait now go on."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, longest_s: float = math.inf) -> None:
+        """Until the next `wake`, for at most so long."""
+        event = self._event
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if longest_s == math.inf else longest_s):
+                await event.wait()
+
+
+class Flow:
+    """`max_bytes` of rows that were taken and are not confirmed, `max_requests` under way.
+
+    A write that holds nothing may always take one record batch more, and a request may always go when none is under
+    way: nobody waits for ever for somebody else's end.
+    """
+
+    def __init__(self, *, max_requests: int, max_bytes: int) -> None:
+        self.held_bytes = 0
+        self.requests = 0
+        self._window_bytes = 0
+        self.max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._moved = Moved()
+
+    def hold(self, change_bytes: int) -> None:
+        """A write took rows, or let some go."""
+        self.held_bytes += change_bytes
+        if change_bytes < 0:
+            self._moved.wake()
+
+    def has_room(self, own_bytes: int) -> bool:
+        """Whether a write that holds `own_bytes` may take more."""
+        return not own_bytes or self.held_bytes < self._max_bytes
+
+    async def moved(self) -> None:
+        """Wait until somebody let go of something."""
+        await self._moved.wait()
+
+    def wake(self) -> None:
+        """Let those who wait look again."""
+        self._moved.wake()
+
+    @contextlib.asynccontextmanager
+    async def slot(self, size_bytes: int) -> AsyncIterator[None]:
+        """Wait until a request of this size may go, and let the next one go at the end of the block. Safe to cancel."""
+        while self.requests and (self.requests >= self.max_requests or self._window_bytes + size_bytes > WINDOW_BYTES):
+            await self._moved.wait()
+        self.requests += 1
+        self._window_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self._window_bytes -= size_bytes
+            self._moved.wake()
