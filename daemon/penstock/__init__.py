@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.client import Consumer
+    from penstock.client import Consumer, Publisher
 
-__all__ = ["Consumer"]
+__all__ = ["Consumer", "Publisher"]
 
 
 def __getattr__(name: str) -> Any:
-    """`penstock.Consumer` without making every import of a submodule load Arrow Flight."""
-    if name == "Consumer":
-        from penstock.client import Consumer  # noqa: PLC0415
+    """`Consumer` and `Publisher` without making every import of a submodule load Arrow Flight."""
+    if name in __all__:
+        from penstock import client  # noqa: PLC0415
 
-        return Consumer
+        return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The Spark data source `pubsub`: `spark.readStream.format("pubsub")`, found by Spark without registration.
+"""The Spark data source `pubsub`: `spark.readStream.format("pubsub")` and its sink, found without registration.
 
 Options and Spark's calls enter, offsets for the checkpoint and Arrow batches leave. Knows Spark's Python Data Source
 API and `penstock.client`; must not know how daemons or Pub/Sub work.

@@ -10,6 +10,7 @@ from penstock.contract import COLUMNS, DEFAULT_ENDPOINT, MAX_SLICES, project, su
 from penstock.contract.actions import CreateSubscription
 from penstock.errors import InvalidOption, InvalidRequest
 from pyspark_pubsub import values
+from pyspark_pubsub.said import Said
 
 KNOWN = (
     "projectId",
@@ -34,20 +35,20 @@ KNOWN = (
 
 _CREATING = ("ackDeadlineSeconds", "enableMessageOrdering", "enableExactlyOnceDelivery", "filter")
 
-_CREDENTIALS = (
+CREDENTIALS = (
     "credentials belong to the daemon, so that they never enter a Spark plan: give `penstock serve` application "
     "default credentials, or credentials_file under [pubsub] in its settings"
 )
 
 # Options of Databricks' connector, and of the readers that people come from, that mean something else here.
 ELSEWHERE: dict[str, str] = {
-    "clientId": _CREDENTIALS,
-    "clientEmail": _CREDENTIALS,
-    "privateKey": _CREDENTIALS,
-    "privateKeyId": _CREDENTIALS,
-    "serviceCredential": _CREDENTIALS,
-    "credentials": _CREDENTIALS,
-    "credentialsFile": _CREDENTIALS,
+    "clientId": CREDENTIALS,
+    "clientEmail": CREDENTIALS,
+    "privateKey": CREDENTIALS,
+    "privateKeyId": CREDENTIALS,
+    "serviceCredential": CREDENTIALS,
+    "credentials": CREDENTIALS,
+    "credentialsFile": CREDENTIALS,
     "numFetchPartitions": "the daemon fetches, on as many pull streams as keep up ([pubsub] max_streams in its "
     "settings); use numPartitions for the number of Spark tasks that read",
     "deleteSubscriptionOnStreamStop": "a stream never deletes its subscription here: delete it with `gcloud pubsub "
@@ -87,7 +88,7 @@ class Options:
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> Options:
         """Read Spark's options, whose names are case-insensitive. Raises `InvalidOption`."""
-        said = _Said(given)
+        said = Said(given, KNOWN, ELSEWHERE)
         project_id = said.get("projectId")
         subscription = said.get("subscriptionId")
         if subscription is None:
@@ -110,7 +111,6 @@ class Options:
                 f"options projectId={project_id!r} and subscriptionId={subscription!r} contradict each other: "
                 "leave projectId out"
             )
-        node_wait_s, idle_s = said.seconds("nodeWait"), said.seconds("availableNowIdle")
         options = cls(
             subscription=path,
             create=_create(said, own_project),
@@ -120,8 +120,8 @@ class Options:
             max_bytes=said.size_bytes("maxBytesPerTrigger"),
             min_rows=said.count("minRecordsPerTrigger"),
             max_delay_s=said.seconds("maxTriggerDelay"),
-            node_wait_s=DEFAULT_NODE_WAIT_S if node_wait_s is None else node_wait_s,
-            available_now_idle_s=DEFAULT_IDLE_S if idle_s is None else idle_s,
+            node_wait_s=said.seconds_or("nodeWait", DEFAULT_NODE_WAIT_S),
+            available_now_idle_s=said.seconds_or("availableNowIdle", DEFAULT_IDLE_S),
             share=said.boolean("shareSubscription") or False,
             columns=_columns(said.get("columns")),
             commit_ttl=said.count("commitTtl", highest=1000) or 5,
@@ -152,46 +152,7 @@ def default_slices() -> int:
     return max(1, min(int(cores), MAX_SLICES))
 
 
-class _Said:
-    """The options as given, each looked up whatever its case; unknown names were refused."""
-
-    def __init__(self, given: Mapping[str, str]) -> None:
-        known = {name.lower(): name for name in KNOWN}
-        elsewhere = {name.lower(): (name, hint) for name, hint in ELSEWHERE.items()}
-        self._values: dict[str, str] = {}
-        for name, value in given.items():
-            if name.lower() in elsewhere:
-                theirs, hint = elsewhere[name.lower()]
-                raise InvalidOption(f"option {theirs} is not taken here: {hint}", option=theirs)
-            if name.lower() not in known:
-                raise InvalidOption(f"option {name} is unknown; known are {', '.join(KNOWN)}", option=name)
-            self._values[known[name.lower()]] = value
-
-    def get(self, option: str) -> str | None:
-        """The value, stripped; None when absent. An empty one is refused."""
-        value = self._values.get(option)
-        if value is not None and not value.strip():
-            values.refuse(option, value, "a value, or leave the option out")
-        return None if value is None else value.strip()
-
-    def count(self, option: str, *, highest: int = 1 << 62) -> int | None:
-        value = self.get(option)
-        return None if value is None else values.count(option, value, highest=highest)
-
-    def size_bytes(self, option: str) -> int | None:
-        value = self.get(option)
-        return None if value is None else values.size_bytes(option, value)
-
-    def seconds(self, option: str) -> float | None:
-        value = self.get(option)
-        return None if value is None else values.seconds(option, value)
-
-    def boolean(self, option: str) -> bool | None:
-        value = self.get(option)
-        return None if value is None else values.boolean(option, value)
-
-
-def _create(said: _Said, project_id: str) -> CreateSubscription | None:
+def _create(said: Said, project_id: str) -> CreateSubscription | None:
     topic = said.get("topicId")
     if topic is None:
         for option in _CREATING:

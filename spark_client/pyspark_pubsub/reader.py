@@ -25,15 +25,13 @@ from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings, 
 from penstock.contract import new_id
 from penstock.contract.actions import CommitRequest, Ticket
 from penstock.errors import InvalidOption, InvalidRequest, PenstockError
+from pyspark_pubsub.clients import client
 from pyspark_pubsub.options import Options
 
 _LOG = logging.getLogger("penstock.spark")
 
 NO_LIMIT = 1 << 62
 """`getDefaultReadLimit` says this and never `ReadAllAvailable`, which is how Trigger.Once is told apart."""
-
-_clients: dict[tuple[int, str], NodeClient] = {}
-"""Connections of this Python worker, which Spark keeps for many tasks. By process, since Spark forks its workers."""
 
 
 class Slice(InputPartition):
@@ -155,25 +153,18 @@ class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """The rows of a slice, all of them or an error that fails the task."""
         assert isinstance(partition, Slice), "Spark hands back what `partitions` made"
-        client = _client(partition.endpoint)
+        node = client(partition.endpoint)
         if partition.commit is not None:
-            _deliver(client, CommitRequest.from_json(partition.commit))
-        return client.read(Ticket.from_json(partition.ticket))
+            _deliver(node, CommitRequest.from_json(partition.commit))
+        return node.read(Ticket.from_json(partition.ticket))
 
 
-def _client(endpoint: str) -> NodeClient:
-    key = (os.getpid(), endpoint)
-    if key not in _clients:
-        _clients[key] = NodeClient(endpoint)
-    return _clients[key]
-
-
-def _deliver(client: NodeClient, commit: CommitRequest) -> None:
+def _deliver(node: NodeClient, commit: CommitRequest) -> None:
     """A commit that the driver could not deliver: no harm if this fails as well."""
     try:
-        client.call("commit", commit)
+        node.call("commit", commit)
     except PenstockError as error:
-        _LOG.info("commit carried by a task to %s: %s", client.endpoint, error)
+        _LOG.info("commit carried by a task to %s: %s", node.endpoint, error)
 
 
 def _say_bye_at_the_end(session: Session) -> None:

@@ -9,7 +9,12 @@ from pyspark.sql.datasource import DataSource
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from pyspark.sql.datasource import DataSourceReader, DataSourceStreamReader
+    from pyspark.sql.datasource import (
+        DataSourceReader,
+        DataSourceStreamReader,
+        DataSourceStreamWriter,
+        DataSourceWriter,
+    )
     from pyspark.sql.types import StructType
 
     from pyspark_pubsub.options import Options
@@ -19,7 +24,7 @@ LOWEST_SPARK = (4, 2)
 
 
 class DefaultSource(DataSource):
-    """`spark.readStream.format("pubsub")`. Holds the options and nothing else: Spark pickles it."""
+    """`readStream`, `writeStream` and `write` of format "pubsub". Holds the options, nothing else: Spark pickles it."""
 
     def __init__(self, options: MutableMapping[str, str]) -> None:
         self.options = dict(options.items())
@@ -53,6 +58,20 @@ class DefaultSource(DataSource):
             'format "pubsub" cannot be read with spark.read, which never tells a source that its rows were processed: '
             'use spark.readStream.format("pubsub") with .trigger(availableNow=True), which takes what is there and ends'
         )
+
+    def writer(self, schema: StructType, overwrite: bool) -> DataSourceWriter:  # noqa: FBT001
+        """Of `df.write`. Raises `InvalidOption`, also for columns that are no messages, and for save modes."""
+        _check_spark()
+        from pyspark_pubsub.writer import PubSubWriter, plan_write  # noqa: PLC0415
+
+        return PubSubWriter(plan_write(self.options, schema, overwrite=overwrite, streaming=False))
+
+    def streamWriter(self, schema: StructType, overwrite: bool) -> DataSourceStreamWriter:  # noqa: FBT001, N802
+        """Of `df.writeStream`. Raises `InvalidOption`."""
+        _check_spark()
+        from pyspark_pubsub.writer import PubSubStreamWriter, plan_write  # noqa: PLC0415
+
+        return PubSubStreamWriter(plan_write(self.options, schema, overwrite=overwrite, streaming=True))
 
     def _checked(self) -> Options:
         _check_spark()

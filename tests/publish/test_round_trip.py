@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from tests.publish.conftest import TOPIC, Site, rows
+from tests.publish.site import TOPIC, Site, rows
 
 from penstock.errors import PublishFailed
 
@@ -49,7 +49,7 @@ def test_the_reply_names_the_first_and_the_last_message(site: Site) -> None:
 
 
 def test_a_topic_that_does_not_exist_fails_the_write_and_says_what_to_do(site: Site) -> None:
-    with pytest.raises(PublishFailed, match="NOT_FOUND.*createTopic=true.*0 were confirmed") as caught:
+    with pytest.raises(PublishFailed, match=r"NOT_FOUND.*createTopic=true.*0 were confirmed") as caught:
         site.put(rows(10))
     assert caught.value.details["service_code"] == "NOT_FOUND"
     assert (caught.value.details["rows"], caught.value.details["published"]) == (10, 0)

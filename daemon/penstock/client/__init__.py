@@ -1,4 +1,4 @@
-"""The Flight client that the Spark source, the plain Python consumer and the command line share.
+"""The Flight client that Spark's source and sink, plain Python and the command line share.
 
 Offsets, limits and tickets enter; action calls leave, and record batches come back. The protocol's rules for a reader
 are in `driver` (no threads, no sockets: nodes, clock and sleep are handed in), its threads in `session`, its sockets in
@@ -10,7 +10,9 @@ from penstock.client.consumer import Batch, Consumer
 from penstock.client.driver import Driver, Limits, PlannedRead
 from penstock.client.node import NodeClient
 from penstock.client.offset import NamedBatch, Offset
+from penstock.client.publisher import Publisher
 from penstock.client.session import Session
+from penstock.client.writing import WriteSettings, write
 
 __all__ = [
     "Batch",
@@ -21,6 +23,9 @@ __all__ = [
     "NodeClient",
     "Offset",
     "PlannedRead",
+    "Publisher",
     "ReaderSettings",
     "Session",
+    "WriteSettings",
+    "write",
 ]

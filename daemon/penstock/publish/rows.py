@@ -14,6 +14,7 @@ from penstock.contract.publishing import MAX_PUT_BYTES, MESSAGES_SCHEMA, TRACE_K
 from penstock.errors import InvalidRequest
 from penstock.publish.limits import MAX_ATTRIBUTES, Fault, not_utf8
 from penstock.pubsub.attributes import with_attributes
+from penstock.pubsub.wire import lengths
 
 BURIED_DATA_BYTES = 9_000_000
 """Of a dead letter: with 100 attributes of its own it still fits a request."""
@@ -95,7 +96,7 @@ def buried(rows: pa.RecordBatch, found: Sequence[Fault], topic: str | None) -> p
     rows, bare = rows.take(pa.array(chosen)), bare[chosen]
     attributes = rows.column("attributes")
     columns = {
-        "data": pc.binary_slice(rows.column("data").fill_null(b""), 0, BURIED_DATA_BYTES),
+        "data": _cut_data(rows.column("data")),
         "attributes": _kept(attributes, np.repeat(~bare, np.diff(attributes.offsets.to_numpy()))),
         "ordering_key": pa.nulls(len(rows), pa.string()),
     }
@@ -147,6 +148,14 @@ def _kept(attributes: pa.MapArray, there: npt.NDArray[np.bool_]) -> pa.MapArray:
     parts = [part[entries].filter(mask) for part in (attributes.keys, attributes.items)]
     counted = np.concatenate(([0], np.cumsum(there)))
     return pa.MapArray.from_arrays(pa.array(counted[offsets - offsets[0]].astype(np.int32)), *parts)
+
+
+def _cut_data(data: pa.Array) -> pa.Array:
+    """At most `BURIED_DATA_BYTES` of each value: where none is longer, which is the rule, the same array."""
+    if not len(data) or lengths(data).max() <= BURIED_DATA_BYTES:
+        return data
+    # A record batch has room for a few such values only. (Arrow's own slice overflows on them.)
+    return pa.array([value.as_buffer()[:BURIED_DATA_BYTES] if value.is_valid else None for value in data], data.type)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,0 +1,162 @@
+"""JSON from columns, and attributes from JSON: whole columns at a time, with Arrow's own kernels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.errors import InvalidMessage, InvalidRequest
+
+_ESCAPES = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+_CONTROL = "[\x00-\x1f]"
+
+# In sound JSON text no control character stands as it is, so these two can stand for escapes meanwhile.
+_BACKSLASH, _QUOTE = "\x01", "\x02"
+_PAIR = r'\s*"[^"]*"\s*:\s*"[^"]*"\s*'
+_OBJECT = rf"^\s*\{{({_PAIR}(,{_PAIR})*|\s*)\}}\s*$"
+
+
+def encode(columns: Mapping[str, pa.Array], rows: int) -> pa.Array:
+    """A JSON object (string array) for each row. As Spark's `to_json` does it, nulls are left out of objects.
+
+    Times are ISO 8601 with microseconds, in UTC where they have a zone; NaN and infinities are strings. Raises
+    `InvalidRequest` for types that JSON has no form for.
+    """
+    fields = [_field(name, _encode(column, name)) for name, column in columns.items()]
+    return _object(fields, rows)
+
+
+def encodable(kind: pa.DataType, path: str) -> None:
+    """Raises `InvalidRequest`, naming the column, for a type that `encode` refuses."""
+    _encode(pa.array([], kind), path)
+
+
+def attributes(texts: pa.Array, first_row: int) -> pa.MapArray:
+    """Maps from JSON objects of strings; null for none. Raises `InvalidMessage` for anything else, naming its row."""
+    sound = pc.fill_null(texts, "{}")
+    hidden = pc.replace_substring(pc.replace_substring(sound, "\\\\", _BACKSLASH), '\\"', _QUOTE)
+    fine = pc.match_substring_regex(hidden, _OBJECT)
+    if not pc.all(fine).as_py():
+        row = pc.index(fine, value=False).as_py()
+        shown = texts[row].as_py()
+        raise InvalidMessage(
+            f"row {first_row + row} of this write (from 0): column attributes: {shown[:80]!r} is no JSON object of "
+            "strings: write a map<string,string>, or to_json of one",
+            row=first_row + row,
+        )
+    parts = pc.split_pattern(hidden, '"')
+    keys, values = (pc.list_slice(parts, start, None, 4) for start in (1, 3))
+    return pa.MapArray.from_arrays(keys.offsets, _unescaped(keys.values), _unescaped(values.values))
+
+
+def _unescaped(texts: pa.Array) -> pa.Array:
+    """Each different text with escapes is decoded once, all of them in one call; most have none."""
+    escaped = pc.match_substring_regex(texts, f"[\\\\{_BACKSLASH}{_QUOTE}]")
+    if not pc.any(escaped).as_py():
+        return texts
+    different = pc.unique(texts.filter(escaped))
+    shown = pc.replace_substring(pc.replace_substring(different, _BACKSLASH, "\\\\"), _QUOTE, '\\"')
+    try:
+        decoded = pa.array(json.loads('["' + '","'.join(shown.to_pylist()) + '"]'), pa.string())
+    except (ValueError, pa.ArrowException) as error:
+        raise InvalidMessage(f"column attributes: JSON that cannot be read: {error}") from error
+    return pc.if_else(escaped, decoded.take(pc.index_in(texts, value_set=different)), texts)
+
+
+def _encode(column: pa.Array, path: str) -> pa.Array:
+    """JSON texts, null where the value is."""
+    kind = column.type
+    for fits, encoded in _ENCODERS:
+        if fits(kind):
+            return encoded(column, path)
+    raise InvalidRequest(
+        f"column {path!r} is {kind}, which JSON has no form for: convert it, as with base64({path}), or leave it out",
+        column=path,
+    )
+
+
+def _plain(column: pa.Array, _path: str) -> pa.Array:
+    return pc.cast(column, pa.string())
+
+
+def _float(column: pa.Array, path: str) -> pa.Array:
+    texts = _plain(column, path)
+    for value, shown in (("nan", '"NaN"'), ("inf", '"Infinity"'), ("-inf", '"-Infinity"')):
+        texts = pc.if_else(pc.equal(texts, value), shown, texts)
+    return texts
+
+
+def _quoted(column: pa.Array, path: str) -> pa.Array:
+    texts = _plain(column, path)
+    for character, escape in (("\\", "\\\\"), ('"', '\\"')):
+        texts = pc.replace_substring(texts, character, escape)
+    if pc.any(pc.match_substring_regex(texts, _CONTROL)).as_py():
+        for code in range(0x20):
+            texts = pc.replace_substring(texts, chr(code), _ESCAPES.get(chr(code), f"\\u{code:04x}"))
+    return _braced('"', texts, '"')
+
+
+def _time(column: pa.Array, _path: str) -> pa.Array:
+    zone = "Z" if column.type.tz else ""
+    # Without its zone it is UTC, which needs no table of zones.
+    texts = pc.cast(pc.cast(column, pa.timestamp("us")), pa.string())
+    return _braced('"', pc.replace_substring(texts, " ", "T"), f'{zone}"')
+
+
+def _list(column: pa.Array, path: str) -> pa.Array:
+    items = pc.fill_null(_encode(column.values, f"{path}[]"), "null")
+    return _with_nulls_of(column, _braced("[", pc.binary_join(_lists(column.offsets, items), ","), "]"))
+
+
+def _map(column: pa.Array, path: str) -> pa.Array:
+    keys = _quoted(column.keys, path)
+    entries = pc.binary_join_element_wise(keys, pc.fill_null(_encode(column.items, f"{path}[]"), "null"), ":")
+    return _with_nulls_of(column, _braced("{", pc.binary_join(_lists(column.offsets, entries), ","), "}"))
+
+
+def _struct(column: pa.Array, path: str) -> pa.Array:
+    names = [field.name for field in column.type]
+    fields = [_field(name, _encode(part, f"{path}.{name}")) for name, part in zip(names, column.flatten(), strict=True)]
+    return _with_nulls_of(column, _object(fields, len(column)))
+
+
+def _field(name: str, texts: pa.Array) -> pa.Array:
+    """Such as `,"name":1`, or nothing for null."""
+    return pc.fill_null(_braced(f",{json.dumps(name, ensure_ascii=False)}:", texts, ""), "")
+
+
+def _object(fields: list[pa.Array], rows: int) -> pa.Array:
+    """Fields with their commas before them, in braces."""
+    # Not a join that skips nulls: it loses rows that have nothing else.
+    if not fields:
+        return pa.repeat("{}", rows)
+    texts = _braced("{", pc.binary_join_element_wise(*fields, ""), "}")
+    return pc.replace_substring(texts, "{,", "{", max_replacements=1)
+
+
+def _braced(before: str, texts: pa.Array, after: str) -> pa.Array:
+    return pc.binary_join_element_wise(before, texts, after, "")
+
+
+def _lists(offsets: pa.Array, texts: pa.Array) -> pa.ListArray:
+    return pa.ListArray.from_arrays(offsets, texts)
+
+
+def _with_nulls_of(column: pa.Array, texts: pa.Array) -> pa.Array:
+    return pc.if_else(column.is_valid(), texts, pa.scalar(None, pa.string()))
+
+
+_ENCODERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array, str], pa.Array]], ...] = (
+    (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), _quoted),
+    (lambda kind: pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind), _plain),
+    (pa.types.is_floating, _float),
+    (pa.types.is_decimal, _plain),
+    (pa.types.is_date, _quoted),
+    (pa.types.is_timestamp, _time),
+    (pa.types.is_list, _list),
+    (pa.types.is_map, _map),
+    (pa.types.is_struct, _struct),
+)
