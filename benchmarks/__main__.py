@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-NAMES = ("decode", "ingest", "serve", "end_to_end", "memory", "latency", "durable")
+NAMES = ("decode", "ingest", "serve", "end_to_end", "memory", "latency", "durable", "publish")
 
 
 def main() -> int:

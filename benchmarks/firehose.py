@@ -1,5 +1,7 @@
 """A Pub/Sub server that sends responses encoded beforehand, as fast as they are taken, and agrees to everything.
 
+What is published to it gets message IDs and is forgotten.
+
 It is its own process: `python -m benchmarks.firehose --port N`, and says `{"ready": N}` when it serves. What a
 subscription sends is in its name (`messages.Shape`). Flow-control limits in requests are ignored, as are acks beyond
 counting their bytes: whoever is slower than the firehose shows it by not reading, which HTTP/2 turns into waiting here.
@@ -26,10 +28,17 @@ import h2.events
 import h2.settings
 import numpy as np
 import uvloop
-from google.pubsub_v1.types import GetSubscriptionRequest, GetTopicRequest, StreamingPullRequest, Subscription, Topic
+from google.pubsub_v1.types import (
+    GetSubscriptionRequest,
+    GetTopicRequest,
+    PublishResponse,
+    StreamingPullRequest,
+    Subscription,
+    Topic,
+)
 
 from benchmarks.children import say
-from benchmarks.messages import Shape, id_places, responses
+from benchmarks.messages import FIRST_MESSAGE_ID, Shape, id_places, responses
 
 FIGURES = "/penstock.Firehose/Figures"
 """Unary, empty request: JSON with what was sent and what came, by kind."""
@@ -42,6 +51,8 @@ FRAME_BYTES = 1 << 20
 
 HIGH_WATER_BYTES = 1 << 20
 _PREFIX_BYTES = 5
+_MESSAGES_TAG = 0x12
+"""PublishRequest.messages = 2, length-delimited."""
 _HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
 _OK = [("grpc-status", "0")]
 _UNIMPLEMENTED = [("grpc-status", "12"), ("grpc-message", "the firehose does not have this call")]
@@ -236,10 +247,42 @@ def _reply(path: str, body: bytes, counts: Counter[str]) -> bytes | None:
         counts[f"{_AGREED[call]}_requests"] += 1
         counts[f"{_AGREED[call]}_bytes"] += len(body)
         return b""
+    if call == "Publish":
+        messages = published(body)
+        counts["published"] += messages
+        counts["publish_requests"] += 1
+        counts["publish_bytes"] += len(body)
+        return message_ids(messages)
     if path == FIGURES:
         return json.dumps(counts).encode()
     described = _DESCRIBED.get(call)
     return None if described is None else described(body)
+
+
+def published(request: bytes) -> int:
+    """How many messages a PublishRequest has, by its outermost tags: nothing inside is looked at."""
+    at, messages = 0, 0
+    while at < len(request):
+        tag, length, shift = request[at], 0, 0
+        at += 1
+        while True:
+            octet = request[at]
+            at += 1
+            length |= (octet & 0x7F) << shift
+            shift += 7
+            if octet < 0x80:
+                break
+        at += length
+        messages += tag == _MESSAGES_TAG
+    return messages
+
+
+@functools.lru_cache(maxsize=2048)
+def message_ids(messages: int) -> bytes:
+    """A PublishResponse with so many IDs, the same ones each time."""
+    ids = [str(FIRST_MESSAGE_ID + number) for number in range(messages)]
+    encoded: bytes = PublishResponse.pb()(message_ids=ids).SerializeToString()
+    return encoded
 
 
 def _subscription(request: bytes) -> bytes:
