@@ -119,7 +119,7 @@ def spark_to(owned: Children, sink: str, options: list[str], seconds: float, *be
 def rows(size: int) -> pa.RecordBatch:
     """As many as Spark gives at a time."""
     octets = pa.py_buffer(np.random.default_rng(0).integers(0, 256, BATCH_ROWS * size, np.uint8))
-    offsets = pa.py_buffer(np.arange(0, BATCH_ROWS * size + 1, size, np.int32))
+    offsets = pa.py_buffer(np.arange(BATCH_ROWS + 1, dtype=np.int32) * np.int32(size))
     data = pa.Array.from_buffers(pa.binary(), BATCH_ROWS, [None, offsets, octets])
     return pa.RecordBatch.from_arrays([data], names=["data"])
 
