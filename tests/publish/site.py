@@ -22,6 +22,7 @@ from penstock.contract.actions import CreateSubscription
 from penstock.contract.publishing import PutReply, PutRequest
 from penstock.emulator import Emulator
 from penstock.emulator.faults import Faults
+from penstock.emulator.refusal import invalid
 from penstock.flight import Actions, FlightServer
 from penstock.publish import Outlet
 from penstock.pubsub import Control, PubSubChannel
@@ -55,6 +56,21 @@ class Site:
 
     def fail(self, code: str, times: int = 1) -> None:
         self.on_loop(lambda: self.faults.fail("Publish", code, times))
+
+    def watch_publish(self, refused_key: str | None = None) -> list[set[str]]:
+        """The ordering keys of each PublishRequest from now on; those with `refused_key` are INVALID_ARGUMENT."""
+        keys_of_requests: list[set[str]] = []
+        publish = self.emulator.broker.publish
+
+        def watching(topic: str, messages: pa.StructArray, request_bytes: int) -> Any:
+            keys = set(messages.field("ordering_key").to_pylist())
+            keys_of_requests.append(keys)
+            if refused_key in keys:
+                raise invalid("a key that was to be refused")
+            return publish(topic, messages, request_bytes)
+
+        self.emulator.broker.publish = watching  # type: ignore[method-assign]
+        return keys_of_requests
 
     def topic(self, name: str = TOPIC, *, ordering: bool = False) -> str:
         """Make a topic and a subscription to read it; the name of that."""

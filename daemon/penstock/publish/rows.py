@@ -155,7 +155,9 @@ def _cut_data(data: pa.Array) -> pa.Array:
     if not len(data) or lengths(data).max() <= BURIED_DATA_BYTES:
         return data
     # A record batch has room for a few such values only. (Arrow's own slice overflows on them.)
-    return pa.array([value.as_buffer()[:BURIED_DATA_BYTES] if value.is_valid else None for value in data], data.type)
+    return pa.array(
+        [value.as_buffer()[:BURIED_DATA_BYTES].to_pybytes() if value.is_valid else None for value in data], data.type
+    )
 
 
 @functools.lru_cache(maxsize=64)
