@@ -90,7 +90,7 @@ class Service:
         self._ended = True
         self._channel: PubSubChannel
         self._control: Control
-        self.outlet: Outlet
+        self.outlet: Outlet | None = None
         self._tasks: asyncio.TaskGroup
 
     async def run(self) -> int:
@@ -131,6 +131,10 @@ class Service:
         """Subscription → figures."""
         return {name: ingest.statistics() for name, ingest in self._ingests.items()}
 
+    def publishing(self) -> dict[str, Any]:
+        """Figures of what is published; see `Outlet.statistics`."""
+        return {} if self.outlet is None else self.outlet.statistics()
+
     def drain(self) -> None:
         """Begin to stop; safe to repeat."""
         self._stop.set()
@@ -150,7 +154,7 @@ class Service:
     async def _serve(self, http: str) -> None:
         settings = self.settings
         self._recover()
-        self.outlet = Outlet(
+        outlet = self.outlet = Outlet(
             self._channel,
             self._control,
             settings.publish,
@@ -165,7 +169,7 @@ class Service:
             clock=self._clock,
             read_idle_s=settings.reservoir.read_idle_s,
             advertise=settings.advertise,
-            outlet=self.outlet,
+            outlet=outlet,
         )
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -185,8 +189,8 @@ class Service:
                 self._serving = True
                 events.Serving(listen=settings.listen, port=flight.port, http=http, node=self.reservoir.node).emit()
                 await self._stop.wait()
-                await self._drain(flight)
-                self.outlet.close()
+                await self._drain(flight, outlet)
+                outlet.close()
                 for task in (*running, *(ingest.task for ingest in self._ingests.values())):
                     task.cancel()
         finally:
@@ -316,17 +320,17 @@ class Service:
                 trimmed = seen
                 await asyncio.to_thread(memory.give_back)
 
-    async def _drain(self, flight: FlightServer) -> None:
+    async def _drain(self, flight: FlightServer, outlet: Outlet) -> None:
         """Stop pulling, serve what is sealed until it is gone or the time is up, give the rest back, send every ack."""
         timeout_s = self.settings.drain_timeout_s
         events.Draining(timeout_s=timeout_s).emit()
         subscriptions = list(self.reservoir.subscriptions.values())
-        self.outlet.drain()
+        outlet.drain()
         for subscription in subscriptions:
             subscription.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while any(held.batches for held in subscriptions) or len(flight.reads) or len(self.outlet):  # noqa: ASYNC110
+                while any(held.batches for held in subscriptions) or len(flight.reads) or len(outlet):  # noqa: ASYNC110
                     await asyncio.sleep(TICK_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):

@@ -203,6 +203,10 @@ class Daemon:
         """As the product's."""
         return {SUBSCRIPTION: self.held.statistics()}
 
+    def publishing(self) -> dict[str, object]:
+        """Nothing is."""
+        return {}
+
     def drain(self) -> None:
         """Not in these tests."""
 

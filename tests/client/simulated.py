@@ -110,6 +110,10 @@ class World:
         """Always."""
         return "serving"
 
+    def publishing(self) -> dict[str, object]:
+        """Nothing is."""
+        return {}
+
     def figures(self) -> dict[str, dict[str, object]]:
         """None."""
         return {}

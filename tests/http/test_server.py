@@ -53,6 +53,9 @@ class Daemon:
     def figures(self) -> dict[str, dict[str, Any]]:
         return self.subscriptions
 
+    def publishing(self) -> dict[str, Any]:
+        return {}
+
 
 @pytest.fixture
 def daemon() -> Daemon:

@@ -125,6 +125,9 @@ class _Opener:
     def figures(self) -> dict[str, dict[str, object]]:
         return {}
 
+    def publishing(self) -> dict[str, object]:
+        return {}
+
     def drain(self) -> None:
         raise NotImplementedError
 

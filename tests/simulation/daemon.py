@@ -187,6 +187,10 @@ class Daemon:
         """Always."""
         return "serving"
 
+    def publishing(self) -> dict[str, object]:
+        """Nothing is."""
+        return {}
+
     def figures(self) -> dict[str, dict[str, object]]:
         """Of the subscription."""
         return {name: held.statistics() for name, held in self.reservoir.subscriptions.items()}

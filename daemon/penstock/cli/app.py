@@ -9,7 +9,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 from cyclopts.validators import Number
 
 from penstock.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE
@@ -226,6 +226,64 @@ def tail(
     from penstock.cli.looking import tail  # noqa: PLC0415
 
     return tail(subscription, daemon=daemon, limit=limit, wait_s=wait_s, ack=ack, share=share)
+
+
+@app.command
+def publish(  # noqa: PLR0913 - flags
+    *,
+    parquet: Annotated[Path, Parameter(validator=validators.Path(exists=True, dir_okay=False))],
+    topic: str | None = None,
+    daemon: str | None = None,
+    project: str | None = None,
+    json: bool = False,
+    create_topic: bool = False,
+    on_invalid: Literal["fail", "skip", "deadletter"] = "fail",
+    dead_letter_topic: str | None = None,
+    gzip: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Publish the rows of a Parquet file, and end when Pub/Sub has confirmed every one.
+
+    Columns: data (or payload), attributes, ordering_key, topic.
+
+    Parameters
+    ----------
+    parquet
+        The file.
+    topic
+        projects/P/topics/T, or T with --project; of rows whose column topic names none.
+    daemon
+        host:port; default: PENSTOCK_ENDPOINT, or localhost:8815.
+    project
+        Of topics that are named by their ID only.
+    json
+        Make the payload of all columns but attributes, ordering_key and topic.
+    create_topic
+        Create topics that do not exist.
+    on_invalid
+        What to do with rows that Pub/Sub would refuse.
+    dead_letter_topic
+        Where they go with --on-invalid deadletter.
+    gzip
+        Send requests compressed.
+    quiet
+        No progress bar.
+    """
+    from penstock.cli.publishing import publish_parquet  # noqa: PLC0415
+    from penstock.client import Publisher  # noqa: PLC0415
+    from penstock.client.writing import COMPRESS_ABOVE_BYTES  # noqa: PLC0415
+
+    with Publisher(
+        topic,
+        project_id=project,
+        endpoint=daemon,
+        as_json=json,
+        compress_above_bytes=COMPRESS_ABOVE_BYTES if gzip else None,
+        create_topic=create_topic,
+        on_invalid=on_invalid,
+        dead_letter_topic=dead_letter_topic,
+    ) as publisher:
+        return publish_parquet(publisher, parquet, quiet=quiet)
 
 
 @app.command

@@ -62,6 +62,14 @@ def status(daemon: str | None, *, as_json: bool) -> int:
         console.print(f"spill_dir {reply.spill.get('path')}: {said}")
     for name, figures in reply.subscriptions.items():
         console.print(_table(name, figures))
+    publishing = reply.publishing or {}
+    for topic, figures in publishing.get("topics", {}).items():
+        trouble = f"; {figures['trouble']}" if figures["trouble"] else ""
+        failed = f", {figures['failed_messages']:,} failed" if figures["failed_messages"] else ""
+        console.print(
+            f"{topic}: {figures['messages']:,} messages published{failed}, {figures['in_flight_messages']:,} in flight"
+            + trouble
+        )
     if not reply.subscriptions:
         console.print("No subscription is open: one is pulled from its first reader on.")
     return 0

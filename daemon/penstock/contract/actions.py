@@ -241,7 +241,8 @@ class Accounting(Body):
 class StatusReply(Body):
     """`generation`: of the consumer asked for, 0 when unknown. `subscriptions`: name → figures for people and tools.
 
-    `storage`: figures of the `data_dir`, `spill`: of the temporary files; None where there are none.
+    `storage`: figures of the `data_dir`, `spill`: of the temporary files, `publishing`: of what is published, by topic;
+    None where there are none.
     Of these figures `accounting` is an `Accounting`.
     """
 
@@ -254,6 +255,7 @@ class StatusReply(Body):
     memory: dict[str, Any]
     storage: dict[str, Any] | None = None
     spill: dict[str, Any] | None = None
+    publishing: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,9 @@ class Opener(Protocol):
     def figures(self) -> dict[str, dict[str, object]]:
         """Subscription → figures, for `status`."""
 
+    def publishing(self) -> dict[str, object]:
+        """Figures of what is published, for `status`."""
+
     def drain(self) -> None:
         """Begin to shut down."""
 
@@ -156,6 +159,7 @@ class Actions:
             subscriptions=self._opener.figures(),
             storage=self._reservoir.storage(),
             spill=self._reservoir.spilled(),
+            publishing=self._opener.publishing(),
             memory={"used_bytes": budget.used_bytes, "limit_bytes": budget.limit_bytes},
         )
 

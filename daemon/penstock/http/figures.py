@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
@@ -101,6 +101,20 @@ _SPILL_FIGURES = (
     _Figure("spill_full", "1 while the spill_dir cannot be written to", ("problem",)),
 )
 
+_TOPIC_FIGURES = (
+    _Figure("published_messages", "Messages that were published, each confirmed", ("messages",), counts=True),
+    _Figure("published_bytes", "Bytes of their requests, before compression", ("bytes",), counts=True),
+    _Figure("publish_requests", "Publish requests that were confirmed", ("requests",), counts=True),
+    _Figure("publish_in_flight_requests", "Publish requests not confirmed yet", ("in_flight_requests",)),
+    _Figure("publish_in_flight_messages", "Messages in them", ("in_flight_messages",)),
+    _Figure("topic_breaker_open", "1 while publishing fails and only probes are made", ("breaker", "open")),
+)
+
+_OUTLET_FIGURES = (
+    _Figure("publish_writes", "Writes under way", ("writes",)),
+    _Figure("publish_held_bytes", "Bytes of rows taken from writers and not confirmed yet", ("held_bytes",)),
+)
+
 _ABSENT_IS_ZERO = frozenset({"paused", "failed", "oldest_unsealed_age_seconds"})
 
 
@@ -113,7 +127,9 @@ class DaemonCollector(Collector):
         budget: Callable[[], BudgetFigures],
         storage: Callable[[], Mapping[str, Any] | None] = lambda: None,
         spill: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        publishing: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
+        self._publishing = publishing
         self._figures = figures
         self._budget = budget
         self._rooms = ((storage, _STORAGE_FIGURES), (spill, _SPILL_FIGURES))
@@ -128,14 +144,31 @@ class DaemonCollector(Collector):
                 for figure in known:
                     kind = CounterMetricFamily if figure.counts else GaugeMetricFamily
                     yield kind(f"penstock_{figure.name}", figure.help_text, figure.value(said) or 0.0)
-        by_subscription = self._figures()
-        for figure in _FIGURES:
-            kind = CounterMetricFamily if figure.counts else GaugeMetricFamily
-            family = kind(f"penstock_{figure.name}", figure.help_text, labels=["subscription"])
-            for subscription, figures in by_subscription.items():
-                value = figure.value(figures)
-                if value is None and figure.name in _ABSENT_IS_ZERO:
-                    value = 0.0
-                if value is not None:
-                    family.add_metric([subscription], value)
-            yield family
+        yield from _labelled(_FIGURES, "subscription", self._figures())
+        if publishing := self._publishing():
+            for figure in _OUTLET_FIGURES:
+                yield GaugeMetricFamily(f"penstock_{figure.name}", figure.help_text, figure.value(publishing) or 0.0)
+            yield from _labelled(_TOPIC_FIGURES, "topic", publishing["topics"])
+            yield _latency(publishing["topics"])
+
+
+def _labelled(figures: Iterable[_Figure], label: str, found: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
+    """One metric each, with a value for every subscription or topic."""
+    for figure in figures:
+        kind = CounterMetricFamily if figure.counts else GaugeMetricFamily
+        family = kind(f"penstock_{figure.name}", figure.help_text, labels=[label])
+        for name, values in found.items():
+            value = figure.value(values)
+            if value is None and figure.name in _ABSENT_IS_ZERO:
+                value = 0.0
+            if value is not None:
+                family.add_metric([name], value)
+        yield family
+
+
+def _latency(topics: Mapping[str, Mapping[str, Any]]) -> Metric:
+    """How long confirmed calls took."""
+    family = HistogramMetricFamily("penstock_publish_seconds", "From a Publish call to its answer", labels=["topic"])
+    for name, figures in topics.items():
+        family.add_metric([name], figures["latency"], figures["took_s"])
+    return family

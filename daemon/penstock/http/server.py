@@ -49,6 +49,9 @@ class Daemon(Protocol):
     def figures(self) -> dict[str, dict[str, Any]]:
         """Subscription → figures, as `status` shows them."""
 
+    def publishing(self) -> dict[str, Any]:
+        """Figures of what is published, those of each topic under `topics`; empty before the daemon serves."""
+
 
 class HttpServer:
     """`async with HttpServer("127.0.0.1:9464", daemon=…) as server:` serves until the block ends.
@@ -65,7 +68,11 @@ class HttpServer:
         self._registry.register(ProcessCollector())
         self._registry.register(
             DaemonCollector(
-                daemon.figures, lambda: daemon.reservoir.budget, daemon.reservoir.storage, daemon.reservoir.spilled
+                daemon.figures,
+                lambda: daemon.reservoir.budget,
+                daemon.reservoir.storage,
+                daemon.reservoir.spilled,
+                daemon.publishing,
             )
         )
         self._lag = Gauge("penstock_loop_lag_seconds", "How late the loop woke the last time", registry=self._registry)

@@ -74,13 +74,13 @@ class Outlet:
         for write in list(self._running):
             write.cancel()
 
-    def statistics(self) -> dict[str, dict[str, Any]]:
-        """Topic → figures."""
-        return self._topics.statistics()
-
     def figures(self) -> dict[str, int]:
         """Of all writes together."""
         return {"writes": len(self), "held_bytes": self._flow.held_bytes, "requests": self._flow.requests}
+
+    def statistics(self) -> dict[str, Any]:
+        """The same, and topic → figures."""
+        return {**self.figures(), "topics": self._topics.statistics()}
 
 
 def _check(request: PutRequest) -> None:

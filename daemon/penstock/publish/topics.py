@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import fnmatch
 import functools
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,8 +65,16 @@ class Topic:
         self.writes = 0
 
     def statistics(self) -> dict[str, Any]:
-        """For `status` and metrics."""
-        return {**vars(self.figures), "breaker": self.calls.gate.figures(), "trouble": self.calls.gate.trouble()}
+        """For `status` and metrics. `latency`: upper bound → calls up to it."""
+        bounds = [*(str(bound) for bound in LATENCY_S), "+Inf"]
+        latency = list(zip(bounds, itertools.accumulate(self.figures.latency), strict=True))
+        gate = self.calls.gate
+        return {
+            **vars(self.figures),
+            "latency": latency,
+            "breaker": gate.figures(),
+            "trouble": gate.trouble(),
+        }
 
 
 class Topics:
