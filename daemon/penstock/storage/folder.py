@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from penstock.errors import InvalidOption
+from penstock.storage.ports import StoreFailed
 
 _MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
-
-
-class StoreFailed(Exception):
-    """The disk may have lost what it took: only a new process, which checks all of it, can tell what is left."""
 
 
 class Folder:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from penstock.contract import Reader
 from penstock.reservoir.decisions import Decision, Piece
 from penstock.reservoir.kept import Kept, Place
-from penstock.storage.journal import Record
+from penstock.storage.framing import Record
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Decision)}
 

@@ -12,11 +12,15 @@ from penstock.reservoir.decisions import ConsumerEvicted, SubscriptionHeld
 from penstock.reservoir.kept import Kept
 from penstock.reservoir.recovery import RecoveredBatch, RecoveredConsumer
 from penstock.storage.folder import Folder, boot_id
-from penstock.storage.journal import Journal, Record, Replay, replay
+from penstock.storage.framing import Record, Replay
+from penstock.storage.journal import Journal, replay
+from penstock.storage.pending import Pending
+from penstock.storage.ports import Damaged, DecisionFile, Disk, RowFiles
 from penstock.storage.records import Decoder, encode
-from penstock.storage.segments import Damaged, Segments, last_number
+from penstock.storage.segments import Segments, last_number
 from penstock.storage.state import BatchState, State
 from penstock.storage.store import Store
+from penstock.storage.writing import Writing
 from penstock.telemetry import events
 
 FORMAT = 1
@@ -32,14 +36,58 @@ class Found:
     evicted: Sequence[ConsumerEvicted]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A disk that was read, ready to go on: its files, what was found, and who decides and writes from now on."""
+
+    rows: RowFiles
+    decisions: DecisionFile
+    pending: Pending
+    writing: Writing
+    found: Found
+
+
+class _Files:
+    """Satisfies `ports.Disk`: a folder. `segments` and `journal` are there once they were asked for."""
+
+    segments: Segments
+    journal: Journal
+
+    def __init__(self, folder: Folder, *, fsync: bool) -> None:
+        self.path = str(folder.path)
+        self.boot = boot_id()
+        self.fsync = fsync
+        self.is_memory = folder.is_memory
+        self._folder = folder
+
+    def free(self) -> str:
+        return self._folder.free()
+
+    def replay(self) -> Replay:
+        return replay(self._folder.journal)
+
+    def clear(self) -> None:
+        self._folder.clear()
+
+    def rows(self, last: int) -> Segments:
+        folder = self._folder.segments
+        self.segments = Segments(folder, fsync=self.fsync, after=max(last, last_number(folder)))
+        return self.segments
+
+    def decisions(self, end: int) -> Journal:
+        self.journal = Journal(self._folder.journal, end, fsync=self.fsync)
+        return self.journal
+
+
 def open_store(path: Path, *, fsync: bool, site: str) -> tuple[Store, Found]:
     """Lock the folder and read it; a new one gets a node ID of `site`.
 
     Raises `InvalidOption` when it cannot be used, is in use, or must not be trusted.
     """
     folder = Folder(path)
+    files = _Files(folder, fsync=fsync)
     try:
-        return _opened(folder, fsync=fsync, site=site)
+        opened = open_disk(files, site=site)
     except OSError as error:
         folder.close()
         raise InvalidOption(
@@ -49,58 +97,62 @@ def open_store(path: Path, *, fsync: bool, site: str) -> tuple[Store, Found]:
     except BaseException:
         folder.close()
         raise
+    return Store(folder, opened.pending, opened.writing, files.journal, files.segments), opened.found
 
 
-def _opened(folder: Folder, *, fsync: bool, site: str) -> tuple[Store, Found]:
-    journal = replay(folder.journal)
+def open_disk(disk: Disk, *, site: str) -> Opened:
+    """Read a disk and begin its journal anew; an empty one gets a node ID of `site`.
+
+    Raises `InvalidOption` when it must not be trusted, `OSError`, `StoreFailed`.
+    """
+    journal = disk.replay()
     if journal.torn_bytes:
-        events.JournalTruncated(path=str(folder.journal), at=journal.end, torn_bytes=journal.torn_bytes).emit()
-    known = _identity(folder, journal)
+        events.JournalTruncated(path=disk.path, at=journal.end, torn_bytes=journal.torn_bytes).emit()
+    known = _identity(disk, journal)
     if known is None:
-        folder.clear()
+        disk.clear()
         journal = Replay([], 0, 0)
     node = known["node"] if known else new_node(site)
-    identity: Record = {"k": "Node", "node": node, "format": FORMAT, "boot": boot_id(), "fsync": fsync}
-    state = _state(folder, journal)
+    identity: Record = {"k": "Node", "node": node, "format": FORMAT, "boot": disk.boot, "fsync": disk.fsync}
+    state = _state(disk, journal)
     kept = _all_kept(state)
-    last = max([last_number(folder.segments), *(one.place.segment for one in kept if one.place is not None)])
-    segments = Segments(folder.segments, fsync=fsync, after=last)
-    damage = _map(segments, kept)
-    segments.remove_others()
-    file = Journal(folder.journal, journal.end, fsync=fsync)
-    file.rewrite([identity, *map(encode, state.decisions())])
-    store = Store(folder, identity, file, segments, state)
+    rows = disk.rows(max([0, *(one.place.segment for one in kept if one.place is not None)]))
+    damage = _map(rows, kept)
+    rows.remove_others()
+    decisions = disk.decisions(journal.end)
+    decisions.rewrite([identity, *map(encode, state.decisions())])
+    pending = Pending(state, path=disk.path, free=disk.free)
     for one in kept:
         if one.copy is not None and one.place is not None:
-            store.watch(one, one.place)
-    return store, _found(node, state, damage)
+            pending.watch(one, one.place)
+    return Opened(rows, decisions, pending, Writing(identity, rows, decisions), _found(node, state, damage))
 
 
-def _identity(folder: Folder, journal: Replay) -> Record | None:
+def _identity(disk: Disk, journal: Replay) -> Record | None:
     """The first record; None where there is nothing, or nothing that can be trusted."""
     if not journal.records:
         return None
     known = journal.records[0]
     if known.get("k") != "Node" or known.get("format") != FORMAT:
         raise InvalidOption(
-            f"data_dir = {str(folder.path)!r} was written by another release of penstock: name another folder, or run "
+            f"data_dir = {disk.path!r} was written by another release of penstock: name another folder, or run "
             "that release until nothing is held any more"
         )
-    if not known["fsync"] and known["boot"] != boot_id():
+    if not known["fsync"] and known["boot"] != disk.boot:
         # Anything may be missing from the files, the end of a reader too.
-        events.DataDirUntrusted(data_dir=str(folder.path)).emit()
+        events.DataDirUntrusted(data_dir=disk.path).emit()
         return None
     return known
 
 
-def _state(folder: Folder, journal: Replay) -> State:
-    state, decoder = State(), Decoder(counts=folder.is_memory)
+def _state(disk: Disk, journal: Replay) -> State:
+    state, decoder = State(), Decoder(counts=disk.is_memory)
     for record in journal.records[1:]:
         try:
             state.apply(decoder.decode(record))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidOption(
-                f"the journal {folder.journal} has a decision that this release does not know ({error!r}): run the "
+                f"the journal of {disk.path} has a decision that this release does not know ({error!r}): run the "
                 "release that wrote it, or name another folder"
             ) from error
     return state
@@ -113,17 +165,17 @@ def _all_kept(state: State) -> list[Kept]:
     return list({id(piece.kept): piece.kept for batch in batches for piece in batch.pieces}.values())
 
 
-def _map(segments: Segments, kept: Sequence[Kept]) -> dict[Kept, str]:
+def _map(rows: RowFiles, kept: Sequence[Kept]) -> dict[Kept, str]:
     """Find the rows of all; for those that are damaged, how."""
     damage: dict[Kept, str] = {}
     for one in kept:
         assert one.place is not None, "what comes from a journal has a place"
         try:
-            one.copy = segments.find(one.place)
+            one.copy = rows.find(one.place)
         except Damaged as error:
             damage[one] = str(error)
         else:
-            segments.hold(one.place.segment)
+            rows.hold(one.place.segment)
     return damage
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 from penstock.contract import ROWS_SCHEMA
 from penstock.reservoir.kept import Copy, Place
 from penstock.storage.folder import sync_file, sync_folder
+from penstock.storage.ports import Damaged
 
 SEGMENT_BYTES = 64 << 20
 """One chunk that is held keeps a whole segment: small against a budget of a GiB. Making a file takes some 0.1 ms."""
@@ -33,10 +34,6 @@ _ALIGN = 64
 _PLAIN = ROWS_SCHEMA.append(pa.field("ack_id", pa.string()))
 _BUCKETED = _PLAIN.append(pa.field("bucket", pa.uint8()))
 _COLUMNS = len(ROWS_SCHEMA)
-
-
-class Damaged(ValueError):
-    """What is at a place is not what was written there."""
 
 
 @dataclass(eq=False)
@@ -61,7 +58,7 @@ class _Spare:
 
 
 class Segments:
-    """All files of rows. Every method blocks: for the writer thread. Raises `OSError`, `StoreFailed`.
+    """All files of rows; satisfies `ports.RowFiles`. Every method blocks, and raises `OSError`, `StoreFailed`.
 
     Files that are not `named` have no name in their folder from the start, so that whatever ends the process ends them.
     """
