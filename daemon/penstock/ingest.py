@@ -12,7 +12,7 @@ import pyarrow as pa
 from penstock.clock import Clock
 from penstock.errors import InternalError, SubscriptionFailed
 from penstock.pubsub import AckQueue, Backoff, DeadLetterQueue, PubSubChannel, Puller, SubscriptionInfo
-from penstock.reservoir import AckOutcome, Reservoir, Subscription
+from penstock.reservoir import AckOutcome, Reservoir, Subscription, durably
 from penstock.settings import PubSubSettings
 from penstock.telemetry import events
 
@@ -41,7 +41,6 @@ class Ingest:
         clock: Clock,
         prefetch: bool,
     ) -> None:
-        self._store = reservoir.store
         self.acks = AckQueue(channel, info.name, deadline_s=settings.ack_deadline_s, clock=clock)
         self.dead_letters = _dead_letters(channel, info.name, settings, clock)
         self.subscription = Subscription(
@@ -49,7 +48,7 @@ class Ingest:
             node=reservoir.node,
             settings=reservoir.settings,
             budget=reservoir.budget,
-            acks=self,
+            acks=durably(self, reservoir.store),
             clock=clock,
             ordered=_ordered(info),
             deadline_s=settings.ack_deadline_s,
@@ -133,8 +132,8 @@ class Ingest:
     # --- the subscription's AckSink -----------------------------------------------------------------------------
 
     def acknowledge(self, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
-        """See `AckQueue`. Sent when the decision is durable, where it is to be."""
-        self._when_durable(lambda: self.acks.acknowledge(ack_ids, settled))
+        """See `AckQueue`."""
+        self.acks.acknowledge(ack_ids, settled)
 
     def extend(self, ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
         """See `AckQueue`."""
@@ -145,15 +144,6 @@ class Ingest:
 
         The service would deliver the messages there again at once, and they would be nobody's until their deadline.
         """
-        self._when_durable(lambda: self._release(ack_ids, settled))
-
-    def _when_durable(self, act: Callable[[], None]) -> None:
-        if self._store is None:
-            act()
-        else:
-            self._store.after(act)
-
-    def _release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
         if not self._pulling:
             self.acks.release(ack_ids, settled)
             return

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
 from tests.reservoir.making import CONSUMER, DEADLINE_S, NAME, HandClock, NotedAcks, messages
 
 from penstock.contract import PROTOCOL_VERSION, Reader
 from penstock.contract.actions import FinishedEpoch
-from penstock.reservoir import AckOutcome, Reservoir, Subscription
+from penstock.reservoir import Reservoir, Subscription, durably
 from penstock.reservoir.decisions import SubscriptionHeld
 from penstock.settings import ReservoirSettings
 from penstock.storage import Store, open_store
@@ -61,26 +60,6 @@ class Host:
             node.store.close()
 
 
-@dataclass
-class Gate:
-    """The host's acks, sent when what was decided before is durable, as `Ingest` does."""
-
-    acks: NotedAcks
-    store: Store
-
-    def acknowledge(self, ack_ids: Sequence[pa.Array], settled: Callable[[AckOutcome], None]) -> None:
-        """When durable."""
-        self.store.after(lambda: self.acks.acknowledge(ack_ids, settled))
-
-    def extend(self, ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
-        """At once."""
-        self.acks.extend(ack_ids, settled)
-
-    def release(self, ack_ids: Sequence[pa.Array], settled: Callable[[], None]) -> None:
-        """When durable."""
-        self.store.after(lambda: self.acks.release(ack_ids, settled))
-
-
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(10):
@@ -103,7 +82,7 @@ class Node:
             node=self.reservoir.node,
             settings=settings,
             budget=self.reservoir.budget,
-            acks=Gate(host.acks, self.store),
+            acks=durably(host.acks, self.store),
             clock=host.clock,
             ordered=host.ordered,
             deadline_s=DEADLINE_S,

@@ -8,6 +8,7 @@ thread with the clock's time; nothing here knows grpc, Flight, files or the even
 """
 
 from penstock.reservoir.batch import Part, Snapshot
+from penstock.reservoir.durably import durably
 from penstock.reservoir.ports import AckOutcome, AckSink, ChunkSink, NotPulling, Pulling
 from penstock.reservoir.reservoir import Reservoir
 from penstock.reservoir.subscription import Subscription
@@ -22,4 +23,5 @@ __all__ = [
     "Reservoir",
     "Snapshot",
     "Subscription",
+    "durably",
 ]
