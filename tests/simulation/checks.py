@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tests.simulation.history import Spans, Violation
+from tests.simulation.storage import Lasting
 
 from penstock.contract import Reader
-from penstock.contract.actions import ReaderRequest, Ticket
+from penstock.contract.actions import CommitRequest, ReaderRequest, SealReply, Ticket
 from penstock.contract.body import Request
+from penstock.flight.actions import DECISIONS
 from penstock.reservoir.batch import Batch
 from penstock.reservoir.consumer import MISSED_HEARTBEATS, Consumer
+from penstock.storage import Found
 
 if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon
@@ -34,6 +37,12 @@ class Checks:
         self._heard: dict[tuple[str, str], float] = {}
         self._in_contact: dict[tuple[str, str], bool] = {}
         self._opening: str | None = None
+        # What somebody was told, so that no restart of the same node may take it back.
+        self._told_newest: dict[tuple[str, str], Reader] = {}
+        self._told_committed: dict[tuple[str, str], int] = {}
+        self._told_batches: set[str] = set()
+        self._owed: dict[str, set[str]] = {}
+        self._nodes: dict[str, str] = {}
 
     # --- never acknowledged early -------------------------------------------------------------------------------
 
@@ -68,18 +77,58 @@ class Checks:
     # --- contact and fences -------------------------------------------------------------------------------------
 
     def booted(self, daemon: Daemon) -> None:
-        """A new incarnation, with a memory of its own."""
+        """A new incarnation: of what the one before it knew, it has to know what was answered."""
         node = daemon.reservoir.node
         for known in (self._newest, self._committed, self._heard, self._in_contact):
             for key in [key for key in known if key[0] == node]:
                 del known[key]
+        for key, reader in self._told_newest.items():
+            if key[0] == node:
+                self._newest[key] = reader
+        for key, epoch in self._told_committed.items():
+            if key[0] == node:
+                self._committed[key] = epoch
+
+    def crashed(self, daemon: Daemon) -> None:
+        """Its memory is about to be gone: note which batches somebody was told of."""
+        batches = [] if daemon.held is None else daemon.held.batches
+        self._owed[daemon.name] = {batch.id for batch in batches if batch.id in self._told_batches}
+
+    def found(self, daemon: Daemon, found: Found) -> None:
+        """A daemon starts with what its disk holds: all that was answered, unchanged, unless the disk was damaged."""
+        owed = self._owed.get(daemon.name, set()) if found.node == self._nodes.get(daemon.name) else set()
+        self._nodes[daemon.name] = found.node
+        injured = daemon.memory.disk.injured if isinstance(daemon.memory, Lasting) else set()
+        for batch in (b for _, consumers in found.subscriptions for consumer in consumers for b in consumer.batches):
+            places = [piece.kept.place for piece in batch.pieces]
+            hurt = any(place is not None and (place.segment, place.offset) in injured for place in places)
+            if batch.damage is not None:
+                if batch.id in owed and not hurt:
+                    raise Violation(f"{daemon.name} lost batch {batch.id}: {batch.damage}", self._contents[batch.id])
+            elif hurt:
+                raise Violation(f"{daemon.name} takes up batch {batch.id}, whose rows are damaged")
+            owed.discard(batch.id)
+        for batch_id in sorted(owed):
+            raise Violation(f"{daemon.name} forgot batch {batch_id}, of which it had told", self._contents[batch_id])
 
     def begins(self, action: str, request: Request) -> None:
         """A daemon decides on a request now."""
         self._opening = request.consumer if action == "open" and isinstance(request, ReaderRequest) else None
 
-    def served(self, daemon: Daemon, action: str, request: Request) -> None:
-        """A daemon did what a request asked."""
+    def answered(self, daemon: Daemon, action: str, request: Request, reply: bytes) -> None:
+        """A daemon has told somebody: from now on it may not forget."""
+        if not isinstance(request, ReaderRequest) or action not in DECISIONS:
+            return
+        key = (daemon.reservoir.node, request.consumer)
+        self._told_newest[key] = max(request.reader, self._told_newest.get(key, request.reader))
+        if isinstance(request, CommitRequest):
+            through = [finished.epoch for finished in request.epochs]
+            self._told_committed[key] = max([self._told_committed.get(key, 0), *through])
+        if action == "seal" and (batch := SealReply.from_json(reply).batch) is not None:
+            self._told_batches.add(batch)
+
+    def decided(self, daemon: Daemon, action: str, request: Request) -> None:
+        """A daemon did what a request asked, and may not have told anybody yet."""
         if not isinstance(request, ReaderRequest):
             return
         key = (daemon.reservoir.node, request.consumer)
@@ -94,6 +143,8 @@ class Checks:
         key = (daemon.reservoir.node, consumer.id)
         before, self._in_contact[key] = self._in_contact.get(key, False), consumer.contact
         if not before or consumer.contact or consumer.said_bye or consumer.closed:
+            return
+        if key not in self._heard:  # not since the daemon's start
             return
         silent_s = self._world.now - self._heard[key]
         displaced = self._opening is not None and self._opening != consumer.id
@@ -144,6 +195,10 @@ class Checks:
         if known is None:
             known = self._contents[batch.id] = _numbers(batch)
             self._world.note("%s seals epoch %d as %s: %s", daemon.name, batch.epoch, batch.id, Spans(known))
+        elif batch.id not in daemon.compared:
+            daemon.compared.add(batch.id)
+            if _numbers(batch) != known:
+                raise Violation(f"batch {batch.id} had other rows before a restart: {Spans(known)}", _numbers(batch))
         elif batch.rows != len(known):
             raise Violation(f"batch {batch.id} had {len(known)} rows and has {batch.rows}", _numbers(batch))
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from tests.simulation.disk import Killed
 from tests.simulation.history import Spans
 from tests.simulation.pubsub import Message
 from tests.simulation.schedule import Process
 from tests.simulation.sending import Sender
+from tests.simulation.storage import Lasting, Memory, Volatile
 
 from penstock.contract import ROWS_SCHEMA
 from penstock.contract.actions import CreateSubscription, Ticket
@@ -18,13 +20,18 @@ from penstock.contract.body import Request
 from penstock.errors import PenstockError, from_dict
 from penstock.flight import Actions
 from penstock.flight.reads import Read, Reads
-from penstock.reservoir import Reservoir, Subscription
+from penstock.reservoir import Reservoir, Subscription, durably
+from penstock.reservoir.decisions import SubscriptionHeld
 from penstock.settings import ReservoirSettings
+from penstock.storage import Found, StoreFailed
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SUBSCRIPTION = "projects/p/subscriptions/orders"
+
+WALL_S = 1_700_000_000.0
+"""The wall clock when a world begins."""
 
 TICK_S = 1.0
 """The product ticks twenty times as often; nothing here lasts less than this but the way of a call."""
@@ -51,21 +58,7 @@ class Delay:
 
     def __await__(self) -> Generator[float, None, None]:
         """Say how long."""
-        yield self.seconds
-
-
-class Volatile:
-    """What a daemon has in memory only: a crash ends it. One whose state survives is another class of this shape."""
-
-    def __init__(self, settings: Settings, clock: Callable[[], float], site: str) -> None:
-        self._settings, self._clock, self._site = settings, clock, site
-
-    def boot(self) -> Reservoir:
-        """The reservoir that a process starts with."""
-        return Reservoir(self._settings, self._clock, site=self._site)
-
-    def crash(self) -> None:
-        """The process was killed."""
+        yield float(self.seconds)
 
 
 class Daemon:
@@ -88,7 +81,9 @@ class Daemon:
             max_lease_s=120.0,
             read_idle_s=20.0,
         )
-        self.memory = Volatile(self.settings, lambda: world.now, site)
+        self.memory: Memory = Volatile(self)
+        if shape.storage != "memory":
+            self.memory = Lasting(self, fsync=shape.storage == "disk", is_memory=shape.storage == "tmpfs")
         self.stream: PullStream | None = None
         self._opening = False
         self._actions: Actions
@@ -103,20 +98,40 @@ class Daemon:
         """Start the process."""
         self.up, self.life, self.stream, self._opening = True, self.life + 1, None, False
         self.process.frozen_until = 0.0
-        self.reservoir = self.memory.boot()
+        try:
+            self.reservoir, found = self.memory.boot()
+        except (OSError, StoreFailed, Killed) as error:
+            self.crash(f"as it starts ({error})")
+            self.restart()
+            return
         self._actions = Actions(self.reservoir, self, "simulated")
         self.reads = Reads(lambda: self.world.now, self.settings.read_idle_s)
         self.sender = Sender(self, self.world.service)
+        self.compared: set[str] = set()
         self.world.checks.booted(self)
         self.world.note("%s starts as node %s", self.name, self.reservoir.node)
+        if found is not None:
+            self.world.checks.found(self, found)
+            self._recover(found)
         self._tick(self.life)
 
-    def crash(self) -> None:
-        """kill -9."""
+    def _recover(self, found: Found) -> None:
+        """As `Service` does, before anybody is answered."""
+        self.reservoir.recover_evicted(found.evicted)
+        for held, consumers in found.subscriptions:
+            self._build(held.subscription).recover(consumers)
+
+    def crash(self, how: str = "is killed", *, power: bool = False) -> None:
+        """kill -9, or with `power` the end of the whole machine."""
         self.up = False
         self.close_stream()
-        self.memory.crash()
-        self.world.note("%s crashes", self.name)
+        self.world.note("%s crashes: %s", self.name, how)
+        self.world.checks.crashed(self)
+        self.memory.crash(power=power)
+
+    def restart(self) -> None:
+        """Some time after a crash."""
+        self.world.at(2.0 if self.world.faults.quiet else self.world.faults.rng.choice([0.5, 5.0, 25.0]), self.boot)
 
     def _tick(self, life: int) -> None:
         if life != self.life or not self.up:
@@ -136,22 +151,36 @@ class Daemon:
         self._drive(self._actions.call(action, request.to_json()), action, request, answer, self.life)
 
     def _drive(
-        self, call: Coroutine[Any, Any, bytes], action: str, request: Request, answer: Answer, life: int
+        self,
+        call: Coroutine[Any, Any, bytes],
+        action: str,
+        request: Request,
+        answer: Answer,
+        life: int,
+        *,
+        decided: bool = False,
     ) -> None:
         if life != self.life or not self.up:
             call.close()
             return
         self.world.checks.begins(action, request)
+        drive = functools.partial(self._drive, call, action, request, answer, life)
         try:
-            delay_s = call.send(None)
+            waits = call.send(None)
         except StopIteration as end:
-            self.world.checks.served(self, action, request)
+            if not decided:
+                self.world.checks.decided(self, action, request)
+            self.world.checks.answered(self, action, request, end.value)
             answer(end.value)
         except PenstockError as error:
             self.world.note("%s answers %s with %s", self.name, action, error.code)
             answer(from_dict({**error.to_dict(), "node": error.node or self.reservoir.node}))
         else:
-            self.world.at(delay_s, functools.partial(self._drive, call, action, request, answer, life))
+            if isinstance(waits, float):
+                self.world.at(waits, drive)
+            else:  # for the disk: what was asked is done, and not durable yet
+                self.world.checks.decided(self, action, request)
+                waits(functools.partial(drive, decided=True))
         self._pull()
         self.world.checks.after(self)
 
@@ -167,21 +196,30 @@ class Daemon:
         if name not in self.reservoir.subscriptions or faults.rng.random() < 0.1:
             await Delay(faults.soon_s(0.2))
         if name not in self.reservoir.subscriptions:
-            shape = faults.shape
-            held = Subscription(
-                name,
-                node=self.reservoir.node,
-                settings=self.settings,
-                budget=self.reservoir.budget,
-                acks=self.sender,
-                clock=lambda: self.world.now,
-                ordered=shape.ordered,
-                deadline_s=shape.deadline_s,
-                max_buffer_age_s=30.0,
-            )
-            held.pulling = Pulled(self)
-            self.reservoir.add(held)
+            self._build(name)
+            if self.reservoir.store is not None:
+                shape = faults.shape
+                self.reservoir.store.record(SubscriptionHeld(name, shape.ordered, shape.exactly_once))
         return self.reservoir.subscriptions[name]
+
+    def _build(self, name: str) -> Subscription:
+        shape = self.world.faults.shape
+        held = Subscription(
+            name,
+            node=self.reservoir.node,
+            settings=self.settings,
+            budget=self.reservoir.budget,
+            acks=durably(self.sender, self.reservoir.store),
+            clock=lambda: self.world.now,
+            ordered=shape.ordered,
+            deadline_s=shape.deadline_s,
+            max_buffer_age_s=30.0,
+            store=self.reservoir.store,
+            wall=lambda: WALL_S + self.world.now,
+        )
+        held.pulling = Pulled(self)
+        self.reservoir.add(held)
+        return held
 
     def state(self) -> str:
         """Always."""

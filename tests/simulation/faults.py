@@ -31,6 +31,8 @@ class Mix:
     stalled_task: float = 0.0
     speculation: float = 0.0
     slow_batch: float = 0.0
+    # The daemon's disk.
+    slow_disk: float = 0.0
     # What happens now and then, to somebody.
     daemon_crash: float = 0.0
     daemon_pause: float = 0.0
@@ -42,11 +44,19 @@ class Mix:
     move: float = 0.0
     stream_break: float = 0.0
     strangers: float = 0.0
+    power_cut: float = 0.0
+    torn_write: float = 0.0
+    failed_sync: float = 0.0
+    disk_full: float = 0.0
+    damaged_rows: float = 0.0
 
+
+DISK = ("torn_write", "failed_sync", "disk_full", "damaged_rows")
+"""Only where there is one."""
 
 NOW_AND_THEN = (
     *("daemon_crash", "daemon_pause", "driver_crash", "driver_pause", "zombie", "stop", "cut", "move"),
-    *("stream_break", "strangers"),
+    *("stream_break", "strangers", "power_cut", *DISK),
 )
 
 STRESS_WEIGHT, STRESS_CHANCE, STRESS_EVERY_S = 8.0, 0.2, 1.0
@@ -64,6 +74,7 @@ class Shape:
     daemons: int
     queries: int
     share: bool
+    storage: str
     ordered: bool
     exactly_once: bool
     memory_bytes: int
@@ -87,12 +98,16 @@ class Faults:
         self.shape = _shape(rng)
         if stress:
             daemons = 2 if "move" in stress else self.shape.daemons
-            self.shape = replace(self.shape, calm=False, fault_every_s=STRESS_EVERY_S, daemons=daemons)
+            storage = "disk" if {*DISK, "slow_disk"} & set(stress) else self.shape.storage
+            self.shape = replace(self.shape, calm=False, fault_every_s=STRESS_EVERY_S, daemons=daemons, storage=storage)
         self.mix = Mix() if self.shape.calm else _mix(rng)
         for kind in stress:
             setattr(self.mix, kind, STRESS_WEIGHT if kind in NOW_AND_THEN else STRESS_CHANCE)
         if self.shape.daemons == 1:
             self.mix.move = 0.0
+        if self.shape.storage == "memory":
+            for kind in DISK:
+                setattr(self.mix, kind, 0.0)
 
     def happens(self, kind: str) -> bool:
         """Whether this fault strikes now."""
@@ -120,6 +135,7 @@ def _shape(rng: random.Random) -> Shape:
         daemons=rng.choice([1, 1, 2]),
         queries=queries,
         share=rng.random() < 0.6,
+        storage=rng.choice(["memory", "memory", "disk", "disk", "unsynced", "tmpfs"]),
         ordered=rng.random() < 0.3,
         exactly_once=rng.random() < 0.3,
         memory_bytes=rng.choice([16 << 10, 64 << 10, 1 << 20]),

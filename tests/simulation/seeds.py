@@ -104,6 +104,8 @@ def _determined(seed: int) -> Iterator[None]:
             mock.patch("penstock.contract.names.uuid", source),
             mock.patch("penstock.reservoir.reservoir.MAX_CONSUMERS", 4),
             mock.patch("penstock.flight.reads.SMALL_BYTES", 1),
+            mock.patch("penstock.storage.pending.JOB_BYTES", 200),
+            mock.patch("penstock.telemetry.event._log", mock.Mock()),
         ):
             yield
     finally:

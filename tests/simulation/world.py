@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 from tests.simulation.checks import Checks
 from tests.simulation.daemon import Daemon
+from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
 from tests.simulation.history import History, Violation
 from tests.simulation.pubsub import Service
 from tests.simulation.schedule import Event, Process, Scheduler
 from tests.simulation.spark import Query, QueryDriver
+from tests.simulation.storage import Lasting
 from tests.simulation.strangers import Stranger
 
 QUIET_S = 900.0
@@ -120,6 +122,9 @@ class World:
                     query.driver.stop()
         for daemon in self.daemons:
             daemon.process.frozen_until = min(daemon.process.frozen_until, self.now)
+            if isinstance(daemon.memory, Lasting):
+                daemon.memory.disk.kill_in, daemon.memory.disk.sync_fails = None, False
+                self._make_room(daemon.memory.disk)
 
     def _all_done(self) -> bool:
         return self.service.unacked == 0 and not any(
@@ -132,6 +137,8 @@ class World:
             daemon.held is not None
             and (daemon.held.batches or daemon.held.backlog().rows or daemon.held.used_bytes or daemon.held.needed)
             for daemon in self.daemons
+        ) and not any(
+            isinstance(daemon.memory, Lasting) and daemon.memory.disk.files for daemon in self.daemons if daemon.up
         )
 
     def _check_once(self) -> None:
@@ -155,8 +162,49 @@ class World:
         if not daemon.up:
             return False
         daemon.crash()
-        self.at(self.faults.rng.choice([0.5, 5.0, 25.0]), daemon.boot)
+        daemon.restart()
         return True
+
+    def _power_cut(self) -> bool:
+        daemon = self.faults.rng.choice(self.daemons)
+        if not daemon.up:
+            return False
+        daemon.crash("its machine loses power", power=True)
+        daemon.restart()
+        return True
+
+    def _disk(self) -> Disk | None:
+        memory = self.faults.rng.choice(self.daemons).memory
+        return memory.disk if isinstance(memory, Lasting) else None
+
+    def _torn_write(self) -> bool:
+        disk = self._disk()
+        if disk is not None:
+            disk.kill_in = self.faults.rng.randrange(8)
+        return disk is not None
+
+    def _failed_sync(self) -> bool:
+        disk = self._disk()
+        if disk is not None:
+            disk.sync_fails = True
+        return disk is not None
+
+    def _damaged_rows(self) -> bool:
+        disk = self._disk()
+        return disk is not None and disk.injure()
+
+    def _disk_full(self) -> bool:
+        disk = self._disk()
+        if disk is None or disk.full_for_rows:
+            return False
+        disk.full_for_rows, disk.full_for_decisions = True, self.faults.rng.random() < 0.3
+        self.note("%s is full, for %s", disk.path, "everything" if disk.full_for_decisions else "rows")
+        self.at(self.faults.rng.choice([0.5, 5.0, 25.0]), lambda: self._make_room(disk))
+        return True
+
+    def _make_room(self, disk: Disk) -> None:
+        disk.full_for_rows = disk.full_for_decisions = False
+        self.note("%s has room again", disk.path)
 
     def _daemon_pause(self) -> bool:
         daemon = self.faults.rng.choice(self.daemons)

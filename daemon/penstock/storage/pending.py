@@ -90,7 +90,7 @@ class Pending:
         self._awaited = 0
         self._durable = 0
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
-        self._calls: set[Call] = set()
+        self._calls: dict[Call, None] = {}
         self._stuck = False
 
     @property
@@ -132,14 +132,14 @@ class Pending:
         elif self.problem is not None and self._stuck:
             call.tell(DiskFull(self.problem))
         else:
-            self._calls.add(call)
+            self._calls[call] = None
             self.after(lambda: self._end(call, None))
         return call
 
     def forget(self, call: Call) -> None:
         """Nobody waits there any more."""
         call.over = True
-        self._calls.discard(call)
+        self._calls.pop(call, None)
 
     def watch(self, kept: Kept, place: Place) -> None:
         """Free a place when nobody refers to it any more, whichever thread drops it."""
@@ -218,7 +218,7 @@ class Pending:
         return bool(blocked)
 
     def _end(self, call: Call, outcome: DiskFull | None) -> None:
-        self._calls.discard(call)
+        self._calls.pop(call, None)
         call.tell(outcome)
 
 
