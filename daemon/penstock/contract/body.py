@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import reprlib
 import types
 import typing
 from typing import Any, Self
 
 from penstock.errors import InvalidRequest, ProtocolMismatch
+
+MAX_INTEGER = (1 << 63) - 1
+"""Larger integers mean nothing here, and what computes with them (Arrow, floats, other JSON parsers) fails on them."""
+
+MAX_ITEMS = 10_000
+"""Of one list or object: more than any call needs, and checked in some 10 ms. The daemon's loop stands still meanwhile,
+for seconds where a body of 4 MiB is one list."""
 
 _PLAIN: dict[type, str] = {int: "an integer", str: "a string", bool: "true or false"}
 
@@ -42,7 +51,7 @@ class Body:
             raise InvalidRequest(f"{where}: an object is needed, not {_show(said)}")
         fields = _fields_of(cls)
         if strict and (unknown := sorted(set(said) - set(fields))):
-            raise InvalidRequest(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(fields)}")
+            raise InvalidRequest(f"{where}: unknown field {_show(unknown[0])}; known are {', '.join(fields)}")
         values: dict[str, Any] = {}
         for name, (kind, required) in fields.items():
             if name in said:
@@ -120,25 +129,51 @@ def _convert(value: Any, kind: Any, path: str, *, strict: bool) -> Any:  # noqa:
     if origin is dict:
         if not isinstance(value, dict):
             raise InvalidRequest(f"{path}: an object is needed, not {_show(value)}")
+        _check_items(value, path)
         return {
-            _key(key, arguments[0], path): _convert(item, arguments[1], f"{path}.{key}", strict=strict)
+            _key(key, arguments[0], path): _convert(item, arguments[1], f"{path}.{_show(key)}", strict=strict)
             for key, item in value.items()
         }
     if origin is tuple or hasattr(kind, "_fields"):
         return _sequence(value, kind, path, strict=strict)
     if isinstance(kind, type) and issubclass(kind, Body):
         return kind.from_plain(value, strict=strict, path=path)
-    if kind is float and type(value) in (int, float):
-        return float(value)
+    return _plain(value, kind, path)
+
+
+def _plain(value: Any, kind: Any, path: str) -> Any:
+    """Numbers that every JSON parser reads, and strings that UTF-8 can carry."""
+    if kind is float and type(value) is int:
+        value = float(value) if abs(value) <= MAX_INTEGER else math.inf
     if type(value) is not kind:
         raise InvalidRequest(f"{path}: {_PLAIN.get(kind, 'a number')} is needed, not {_show(value)}")
+    if kind is int and abs(value) > MAX_INTEGER:
+        raise InvalidRequest(f"{path}: an integer of 64 bits is needed, not {_show(value)}")
+    if kind is float and not math.isfinite(value):
+        raise InvalidRequest(f"{path}: a finite number is needed, not {_show(value)}")
+    if kind is str:
+        _check_text(value, path)
     return value
+
+
+def _check_items(value: list[Any] | dict[str, Any], path: str) -> None:
+    if len(value) > MAX_ITEMS:
+        raise InvalidRequest(f"{path}: at most {MAX_ITEMS} items are allowed, not {len(value)}")
+
+
+def _check_text(value: str, path: str) -> None:
+    """JSON can escape half of a surrogate pair, which no log, journal or answer could write."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{path}: {_show(value)} is not valid Unicode") from error
 
 
 def _sequence(value: Any, kind: Any, path: str, *, strict: bool) -> Any:
     """Homogeneous tuples (`tuple[X, ...]`) and named tuples are JSON lists."""
     if not isinstance(value, list):
         raise InvalidRequest(f"{path}: a list is needed, not {_show(value)}")
+    _check_items(value, path)
     if typing.get_origin(kind) is tuple:
         item_kind = typing.get_args(kind)[0]
         return tuple(_convert(item, item_kind, f"{path}[{i}]", strict=strict) for i, item in enumerate(value))
@@ -151,12 +186,18 @@ def _sequence(value: Any, kind: Any, path: str, *, strict: bool) -> Any:
 def _key(key: str, kind: type, path: str) -> Any:
     """Keys of JSON objects are strings; ours may be integers (epochs)."""
     if kind is str:
+        _check_text(key, path)
         return key
     if not (key.isascii() and key.isdigit() and len(key) < 20):
         raise InvalidRequest(f"{path}: key {_show(key)} is not a non-negative integer")
     return int(key)
 
 
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = _shown.maxlong = 80
+
+
 def _show(value: Any) -> str:
-    text = repr(value)
+    """A value as an error shows it: not the megabytes, nor the depth, that it may have."""
+    text = _shown.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

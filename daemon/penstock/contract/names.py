@@ -10,7 +10,7 @@ from penstock.errors import InvalidRequest
 
 # https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names: 3-255 characters, a letter first.
 _RESOURCE = r"[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}"
-_PROJECT = r"[^/\s]+"
+_PROJECT = r"[^/\s]{1,255}"
 _SUBSCRIPTION = re.compile(rf"projects/{_PROJECT}/subscriptions/{_RESOURCE}")
 _TOPIC = re.compile(rf"projects/{_PROJECT}/topics/{_RESOURCE}")
 
