@@ -31,6 +31,10 @@ from penstock.flight.reads import Read, Reads
 from penstock.reservoir import Reservoir
 from penstock.telemetry import events
 
+MAX_MESSAGE_BYTES, MAX_DETAIL_BYTES = 1200, 400
+"""Of an error and of each of its details, escaped. They travel in gRPC's trailers, escaped in three ways; of more than
+8 KiB in all a client gets an error of its gRPC instead of ours (https://grpc.io/docs/guides/metadata)."""
+
 CROSSING_S = 40.0
 """How long a Flight thread waits for the loop; above every action's own deadline."""
 
@@ -98,10 +102,15 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
 
     def flight_error(self, error: PenstockError) -> fl.FlightError:
         """The Flight error that carries an error of ours."""
-        said = {**error.to_dict(), "node": error.node or self._reservoir.node}
+        message = _carried(error.message, MAX_MESSAGE_BYTES)
+        details = {
+            key: _carried(value, MAX_DETAIL_BYTES) if isinstance(value, str) else value
+            for key, value in error.details.items()
+        }
+        said = {"code": error.code, "message": message, "node": error.node or self._reservoir.node, **details}
         passing = isinstance(error, NodeError) and not isinstance(error, InternalError)
         kind = fl.FlightUnavailableError if passing else fl.FlightServerError
-        return kind(f"[{error.code}] {error.message}", json.dumps(said).encode())
+        return kind(f"[{error.code}] {message}", json.dumps(said).encode())
 
     @_answering_errors
     def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[fl.Result]:
@@ -205,3 +214,13 @@ def _ticket(raw: bytes) -> Ticket:
 def _check_size(call: str, size_bytes: int) -> None:
     if size_bytes > MAX_BODY_BYTES:
         raise InvalidRequest(f"{call}: a body of {size_bytes} bytes; {MAX_BODY_BYTES} are allowed")
+
+
+def _carried(text: str, limit_bytes: int) -> str:
+    """A text that arrives: its beginning and end, if it repeats something large."""
+    escaped = json.dumps(text)
+    if len(escaped) <= limit_bytes:
+        return text
+    per_character = -(-len(escaped) // len(text))
+    kept = limit_bytes // per_character
+    return f"{text[: kept * 2 // 3]} ... {text[-kept // 3 :]}"
