@@ -107,6 +107,8 @@ def decode(responses: Sequence[bytes]) -> Decoded:
     batch = _read(_pull_handler, responses)
     # `values`, not `flatten`: the lists are as ptars made them, without nulls or an offset, and 20 us count here.
     ack_ids, message, attempts = batch.column(0).values.flatten()
+    if message.null_count:
+        raise Undecodable(f"{message.null_count} of {len(message)} received messages have no message")
     data, attributes, message_ids, publish_times, keys = message.flatten()
     # What an ack needs outlives the rest, so it is a block of its own.
     message_ids, ack_ids = compact([message_ids, ack_ids], _IDS)
