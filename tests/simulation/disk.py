@@ -74,7 +74,7 @@ class Disk:
 
     def replay(self) -> Replay:
         """What the journal holds now."""
-        return replayed(self.raw, self.path)
+        return replayed(self.raw, self.path, self.boot)
 
     def clear(self) -> None:
         """Another node begins here."""

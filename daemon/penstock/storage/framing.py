@@ -43,12 +43,13 @@ def framed_anew(records: Iterable[Record]) -> bytes:
     return b"".join(_framed(body, size) for body in bodies)
 
 
-def replayed(raw: bytes, path: str) -> Replay:
+def replayed(raw: bytes, path: str, boot: str | None = None) -> Replay:
     """Read a journal's bytes up to its first bad record.
 
     What is bad at the end was being written when the machine stopped: nobody was told of it. Raises `InvalidOption`
     when it was durable once, as a later record tells: then decisions are missing, and whatever was made of the rest
-    would be a guess.
+    would be a guess. Not so where the first record says that nothing was synced, and on another boot than `boot`: there
+    anything may be missing, and nobody goes on with it.
     """
     records: list[Record] = []
     at = 0
@@ -59,13 +60,18 @@ def replayed(raw: bytes, path: str) -> Replay:
     later = at
     while (later := raw.find(_MAGIC, later + 1)) >= 0:
         found = _record_at(raw, later)
-        if found is not None and found[2] > at:
+        if found is not None and found[2] > at and _promised(records, boot):
             raise InvalidOption(
                 f"the journal {path} is damaged at byte {at}: a decision that was safe on the disk cannot be read, and "
                 "what follows must not be used without it. Move the data_dir away and start again: its messages come "
                 "again from Pub/Sub"
             )
     return Replay(records, at, len(tail))
+
+
+def _promised(records: list[Record], boot: str | None) -> bool:
+    """Whether what was called durable is."""
+    return not records or bool(records[0].get("fsync", True)) or records[0].get("boot") == boot
 
 
 def _record_at(raw: bytes, at: int) -> tuple[Record, int, int] | None:

@@ -23,9 +23,9 @@ REWRITE_BYTES = 8 << 20
 about 0.1 s."""
 
 
-def replay(path: Path) -> Replay:
+def replay(path: Path, boot: str | None = None) -> Replay:
     """Read a journal's file. Raises as `replayed` does."""
-    return replayed(path.read_bytes() if path.exists() else b"", str(path))
+    return replayed(path.read_bytes() if path.exists() else b"", str(path), boot)
 
 
 class Journal:

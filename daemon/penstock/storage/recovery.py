@@ -64,7 +64,7 @@ class _Files:
         return self._folder.free()
 
     def replay(self) -> Replay:
-        return replay(self._folder.journal)
+        return replay(self._folder.journal, self.boot)
 
     def clear(self) -> None:
         self._folder.clear()

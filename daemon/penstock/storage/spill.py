@@ -138,7 +138,7 @@ class Spill:
             for rows, _ in job.chunks:
                 job.written.append(self._segments.write(job.batch_id, rows))
         except (OSError, pa.ArrowException) as error:
-            job.failure = error
+            job.failure = error.with_traceback(None)  # whose frames have the job, and so the rows: a cycle
         self._segments.finish(job.batch_id)
         if job.failure is not None:
             numbers = [place.segment for place, _ in job.written]
