@@ -1,4 +1,4 @@
-# make setup | demo | test | simulate | fuzz | chaos | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
+# make setup | demo | test | simulate | fuzz | chaos | soak | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
 # All of it is plain pip in a virtual environment of its own; PYTHON names the interpreter that makes it.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ BENCH_SECONDS ?= 2
 BENCH_RESULTS ?= benchmarks/results
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate fuzz chaos lint format bench lock wheel clean machine
+.PHONY: help setup demo test simulate fuzz chaos soak lint format bench lock wheel clean machine
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -56,6 +56,9 @@ fuzz: setup ## Whatever a client, a disk or a service may send: EXAMPLES=N of ea
 
 chaos: setup ## Faults on real processes for 10 minutes: ARGS="--minutes N --seed S --json PATH --picture PATH".
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: setup ## Leases of 2 M messages held beside a load: ARGS="--minutes 5 --held 2000000 --deadline 10 --json PATH".
+	$(BIN)/python -m tests.soak $(ARGS)
 
 bench: setup ## The short form of every benchmark; results as JSON in benchmarks/results. BENCHMARKS="serve decode" some.
 	$(BIN)/python -m benchmarks --seconds $(BENCH_SECONDS) --json $(BENCH_RESULTS) $(BENCHMARKS)

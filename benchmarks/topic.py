@@ -25,7 +25,8 @@ TIMEOUT_S = 60.0
 class Publisher:
     """A blocking publisher on one channel, bytes to bytes."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, topic_name: str = TOPIC) -> None:
+        self._topic = topic_name
         self._publish = channel.unary_unary("/google.pubsub.v1.Publisher/Publish")
 
     def numbered(self, first: int, count: int, data_bytes: int) -> None:
@@ -33,7 +34,7 @@ class Publisher:
         pending: list[grpc.Future] = []
         for start in range(first, first + count, PER_REQUEST):
             rows = _numbered(start, min(PER_REQUEST, first + count - start), data_bytes)
-            pending.append(self._publish.future(wire.encode_publish(TOPIC, rows), timeout=TIMEOUT_S))
+            pending.append(self._publish.future(wire.encode_publish(self._topic, rows), timeout=TIMEOUT_S))
             if len(pending) == 4:
                 pending.pop(0).result()
         for last in pending:
@@ -42,7 +43,7 @@ class Publisher:
     def one(self, data: bytes) -> None:
         """One message, confirmed."""
         rows = pa.RecordBatch.from_pylist([{"data": data, "attributes": {}}], schema=ROWS_SCHEMA)
-        self._publish(wire.encode_publish(TOPIC, rows), timeout=TIMEOUT_S)
+        self._publish(wire.encode_publish(self._topic, rows), timeout=TIMEOUT_S)
 
 
 @contextlib.contextmanager
