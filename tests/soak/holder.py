@@ -106,7 +106,8 @@ class Holder:
 
     def finish(self, seen: Seen) -> None:
         """Read the batch and commit it: its acks go out in the background. May be repeated where it failed."""
-        assert self.batch is not None and self.batch.batch is not None
+        assert self.batch is not None
+        assert self.batch.batch is not None
         name, epoch = self.batch.batch, self._after + 1
         if self._found is None:
             self._found = self._read(name, epoch)

@@ -177,16 +177,17 @@ class Lease:
     """The ack deadline of a chunk's messages. `chunk` is None once they are settled, so that nothing keeps them alive.
 
     `lapsed`: the deadline ran out while the chunk was held, so its messages may come again. `receipt`: the service has
-    still to be told that they were received.
+    still to be told that they were received. `flying_rows`: of the extension that is under way.
     """
 
-    __slots__ = ("chunk", "lapsed", "receipt", "until")
+    __slots__ = ("chunk", "flying_rows", "lapsed", "receipt", "until")
 
     def __init__(self, chunk: Chunk, until: float, *, receipt: bool = False) -> None:
         self.chunk: Chunk | None = chunk
         self.until = until
         self.lapsed = False
         self.receipt = receipt
+        self.flying_rows = 0
         chunk.lease = self
 
     def end(self) -> None:

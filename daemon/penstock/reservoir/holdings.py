@@ -186,7 +186,16 @@ class Holdings:
     def keep_leases(self, now: float, clock: Callable[[], float]) -> int:
         """Extend what is due and drop what has lapsed. Returns the rows dropped."""
         dropped, self._lapsed_early = self._lapsed_early, 0
-        for work in self._leases.due(now, lambda chunk: chunk.unsealed):
+        return dropped + self._act(self._leases.due(now, lambda chunk: chunk.unsealed), now, clock)
+
+    def behind(self, now: float) -> bool:
+        """Whether leases are extended so late that more messages would cost those that are held."""
+        return self._leases.behind(now)
+
+    def _act(self, works: Iterable[Extend | Lapse], now: float, clock: Callable[[], float]) -> int:
+        """Returns the rows dropped."""
+        dropped = 0
+        for work in works:
             if isinstance(work, Lapse):
                 dropped += self.lapse(work.chunks)
             else:
@@ -205,11 +214,16 @@ class Holdings:
 
     def _extend(self, lease: Lease, now: float, clock: Callable[[], float]) -> None:
         """Chunk by chunk (the sink fills requests with several): one that fails is tried again alone."""
-        if lease.chunk is None:
+        if lease.chunk is None:  # it went with what lapsed
+            self._leases.extended(Extend((lease,)), now, now, confirmed=False)
             return
 
         def settled(confirmed: bool) -> None:  # noqa: FBT001 - the port's callback
-            self._leases.extended(Extend((lease,)), now, clock(), confirmed=confirmed)
+            ended = clock()
+            self._leases.extended(Extend((lease,)), now, ended, confirmed=confirmed)
+            if self._leases.waiting:  # not before the next tick: the senders would stand idle until then
+                more = self._leases.due(ended, lambda chunk: chunk.unsealed, room_only=True)
+                self._lapsed_early += self._act(more, ended, clock)
 
         self._acks.extend([lease.chunk.ack_ids], settled)
 

@@ -6,8 +6,8 @@ from collections import deque
 
 from penstock.clock import Clock
 from penstock.reservoir.budget import Budget, Share
+from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.notes import Notes
-from penstock.reservoir.queue import ChunkQueue
 
 SEAL_FRACTION = 3
 """A seal takes at most this part (one third) of the share, so that the next batch fills while one is being read."""
@@ -28,12 +28,13 @@ class Intake:
     """Decides from the share, the queue and the last seals. `draining`: nothing is wanted any more."""
 
     def __init__(
-        self, *, budget: Budget, share: Share, queue: ChunkQueue, notes: Notes, clock: Clock, max_buffer_age_s: float
+        self, *, budget: Budget, share: Share, holdings: Holdings, notes: Notes, clock: Clock, max_buffer_age_s: float
     ) -> None:
         self.draining = False
         self._budget = budget
         self._share = share
-        self._queue = queue
+        self._holdings = holdings
+        self._queue = holdings.queue
         self._notes = notes
         self._clock = clock
         self._max_buffer_age_s = max_buffer_age_s
@@ -61,13 +62,15 @@ class Intake:
 
     @property
     def pause_reason(self) -> str | None:
-        """`drain`, `disk`, `memory`, `age` or `queue`; None while messages are welcome."""
+        """`drain`, `disk`, `memory`, `leases`, `age` or `queue`; None while messages are welcome."""
         if self.draining:
             return "drain"
         if self._notes.problem is not None:
             return "disk"
         if self._budget.paused(self._share):
             return "memory"
+        if self._holdings.behind(self._clock()):
+            return "leases"
         oldest = self._queue.oldest_received_at()
         if oldest is not None and self._clock() - oldest > self._max_buffer_age_s:
             return "age"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from penstock.reservoir.chunk import Chunk, Lease
 
 RETRY_AFTER_S = 1.0
 """A failed extension is tried again after this; at the shortest deadline (10 s) that leaves four more attempts."""
+
+MOST_FLYING_ROWS = 40_000
+"""Twice what all senders of a subscription have under way (8 requests of 2,500 IDs), so that none waits for work. What
+is due beyond stays here: until its turn comes it may be settled, lapse, or be delivered again with other ack IDs. With
+more, a daemon that falls behind sends nothing but extensions that come too late."""
+
+BEHIND = 1 / 8
+"""Of a deadline: so late after its half-life an extension may be before new messages only make it worse."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,9 @@ class Leases:
         """Whether the service says no for good: then a failed extension is no reason to ask again soon."""
         self._heap: list[tuple[float, int, Lease]] = []
         self._count = 0
+        self._flying_rows = 0
+        self.waiting = False
+        """Whether more was due than may be under way: whoever hears of an end then asks again."""
 
     def hold(self, chunk: Chunk, until: float, *, receipt: bool = False, lapsed: bool = False) -> None:
         """Keep a chunk's deadline, which is `until` now; with `receipt` the first extension is due at once.
@@ -47,18 +58,38 @@ class Leases:
         lease.lapsed = lapsed
         self._push(when, lease)
 
-    def due(self, now: float, bounded: Callable[[Chunk], bool]) -> list[Extend | Lapse]:
-        """What to do now. `bounded` tells whether `max_lease_s` holds for a chunk (it does for unsealed ones)."""
-        extend, lapse = [], []
-        for lease in self._pop_due(now):
-            chunk = lease.chunk
-            assert chunk is not None
+    def due(self, now: float, bounded: Callable[[Chunk], bool], *, room_only: bool = False) -> list[Extend | Lapse]:
+        """What to do now. `bounded` tells whether `max_lease_s` holds for a chunk (it does for unsealed ones).
+
+        Every `Extend` is to be answered by `extended`. `room_only`: look no further than there is room for extensions.
+        """
+        extend: list[Lease] = []
+        lapse: list[Chunk] = []
+        back: list[tuple[float, int, Lease]] = []
+        self.waiting = False
+        while self._heap and self._heap[0][0] <= now:
+            full = self._flying_rows >= MOST_FLYING_ROWS
+            if full and room_only:
+                self.waiting = True
+                break
+            entry = heapq.heappop(self._heap)
+            lease, chunk = entry[2], entry[2].chunk
+            if chunk is None:
+                continue
             if lease.until <= now:
                 lease.lapsed = True
             if bounded(chunk) and (lease.lapsed or now - chunk.received_at >= self.max_lease_s):
                 lapse.append(chunk)
+            elif full:
+                back.append(entry)
             else:
+                lease.flying_rows = len(chunk)
+                self._flying_rows += lease.flying_rows
                 extend.append(lease)
+        if back:
+            self.waiting = True
+            self._heap = back + self._heap  # all of them come before all that is left
+            heapq.heapify(self._heap)
         work: list[Extend | Lapse] = []
         if lapse:
             work.append(Lapse(tuple(lapse)))
@@ -69,6 +100,8 @@ class Leases:
     def extended(self, work: Extend, sent_at: float, now: float, *, confirmed: bool) -> None:
         """How an `Extend` ended. The new deadline runs from when it was sent: the service got it later."""
         for lease in work.leases:
+            self._flying_rows -= lease.flying_rows
+            lease.flying_rows = 0
             if lease.chunk is None:
                 continue
             if confirmed:
@@ -87,11 +120,9 @@ class Leases:
         ]
         heapq.heapify(self._heap)
 
-    def _pop_due(self, now: float) -> Iterator[Lease]:
-        while self._heap and self._heap[0][0] <= now:
-            lease = heapq.heappop(self._heap)[2]
-            if lease.chunk is not None:
-                yield lease
+    def behind(self, now: float) -> bool:
+        """Whether extensions are so late that what is held may not be kept."""
+        return bool(self._heap) and now - self._heap[0][0] > self.deadline_s * BEHIND
 
     def _push(self, when: float, lease: Lease) -> None:
         self._count += 1  # breaks ties, so that leases are never compared

@@ -67,7 +67,7 @@ class Subscription(Supply):
         intake = Intake(
             budget=budget,
             share=share,
-            queue=holdings.queue,
+            holdings=holdings,
             notes=notes,
             clock=clock,
             max_buffer_age_s=max_buffer_age_s,
