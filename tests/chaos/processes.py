@@ -36,6 +36,14 @@ class DaemonUnderFire:
         found = [line for line in status.splitlines() if line.startswith("RssAnon:")]
         return int(found[0].split()[1]) / 1024 if found else 0.0
 
+    @property
+    def open_files(self) -> int:
+        """Descriptors: files, connections, and what the event loop has; 0 while it is gone."""
+        try:
+            return len(list(Path(f"/proc/{self._daemon.process.pid}/fd").iterdir()))
+        except OSError:
+            return 0
+
     def ensure(self) -> None:
         """Start it if it is gone."""
         if self._daemon.process.poll() is not None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.types import Subscription
+from tests.chaos.disk import small_disk
 from tests.chaos.processes import DaemonUnderFire, QueryUnderFire
 from tests.chaos.proxy import Proxy
 from tests.chaos.publisher import Publisher
@@ -30,6 +32,16 @@ SETTLE_S = 180.0
 cut stream held comes back at its deadline, and a restarted Spark takes its time on a busy machine."""
 
 SAMPLE_S = 0.5
+FIRST_BATCH_S = 300.0
+"""How long Spark may take to start on a machine that has much else to do. Faults begin when it has: before, nothing
+could go wrong, and a run that ends well would say nothing."""
+
+DISK_MB = 128
+FILES_TOLERANCE = 8
+"""Descriptors that the daemon may have at the end beyond its start: its channels to Pub/Sub, and the journal's next
+file. Connections of a query that was killed close within `CLOSE_S`."""
+
+CLOSE_S = 30.0
 RSS_TOLERANCE_MB = 150.0
 """What the daemon may hold at the end beyond its start: heaps of an allocator that keeps what it had."""
 
@@ -78,6 +90,11 @@ class Outcome:
     settled_s: float = 0.0
     daemon_mb_start: float = 0.0
     daemon_mb_end: float = 0.0
+    daemon_files_start: int = 0
+    daemon_files_end: int = 0
+    segments_left: int = 0
+    longest_standstill_s: float = 0.0
+    """Without a new row in the sink while some waited: Spark's own starts, more than anything."""
     left_processes: int = 0
     samples: list[Sample] = field(default_factory=list, repr=False)
     played: list[Fault] = field(default_factory=list, repr=False)
@@ -88,12 +105,18 @@ class Outcome:
 
     def broken(self) -> list[str]:
         """The promises that did not hold."""
-        broken = [name for name in ("lost", "remaining", "unaccounted", "left_processes") if getattr(self, name)]
+        broken = [
+            name
+            for name in ("lost", "remaining", "unaccounted", "segments_left", "left_processes")
+            if getattr(self, name)
+        ]
         # Without a data_dir a killed daemon's rows come again; with it they must not.
         if self.data_dir and self.duplicates:
             broken.append("duplicates")
         if self.daemon_mb_end > self.daemon_mb_start + RSS_TOLERANCE_MB:
             broken.append("daemon_mb_end")
+        if self.daemon_files_end > self.daemon_files_start + FILES_TOLERANCE:
+            broken.append("daemon_files_end")
         return broken
 
 
@@ -114,6 +137,9 @@ class Chaos:
         with contextlib.ExitStack() as stack:
             self._pubsub = stack.enter_context(Proxy(port))
             site = stack.enter_context(Site(self.folder, f"127.0.0.1:{self._pubsub.port}"))
+            self._disk = stack.enter_context(small_disk(self.folder / "disk", DISK_MB))
+            if self._disk is None:
+                self._say("no disk is filled: mounting a small one needs a privilege")
             site.penstock("emulator.log", "emulator", "--port", str(port), "--http-port", str(http_port), "--faults")
             until(lambda: connects(port) and connects(http_port), 30)
             # Publishing and checking go past the proxy.
@@ -128,10 +154,13 @@ class Chaos:
                 )
             )
             self._daemon = DaemonUnderFire(site, self._flags())
+            self.outcome.daemon_files_start = self._daemon.open_files
+            self.outcome.daemon_mb_start = round(self._daemon.anonymous_mb, 1)
             self._flight = stack.enter_context(Proxy(self._daemon.port))
             self._query = QueryUnderFire(self.folder, f"127.0.0.1:{self._flight.port}", self._rng)
             stack.callback(self._query.kill)
             self._publisher = stack.enter_context(Publisher(TOPIC, self.setup.per_second))
+            until(self._query.numbers, FIRST_BATCH_S)
             self._play()
             self._settle()
             self._account()
@@ -141,7 +170,7 @@ class Chaos:
     def _flags(self) -> tuple[str, ...]:
         flags = ["--set", f"pubsub.ack_deadline_s={self.setup.ack_deadline_s}", "--drain-timeout-s", "2"]
         if self.setup.data_dir:
-            flags += ["--data-dir", str(self.folder / "data")]
+            flags += ["--data-dir", str(self.folder / "disk" / "data")]
         return tuple(flags)
 
     # --- the run ------------------------------------------------------------------------------------------------
@@ -149,7 +178,8 @@ class Chaos:
     def _play(self) -> None:
         seconds = self.setup.minutes * 60
         self._start = time.monotonic()
-        waiting = schedule(self.setup.seed, seconds * CALM_END)
+        impossible = frozenset({"fill disk"} if self._disk is None or not self.setup.data_dir else ())
+        waiting = schedule(self.setup.seed, seconds * CALM_END, without=impossible)
         counted: Counter[str] = Counter()
         undo: list[tuple[float, Callable[[], None]]] = []
         while (now := self._now()) < seconds:
@@ -192,6 +222,7 @@ class Chaos:
             "drop acks": lambda: faults.drop_acks(NAME, times),
             "redeliver": lambda: faults.redeliver(NAME, 100 * times),
             "garble": lambda: faults.garble(NAME),
+            **({} if self._disk is None else {"fill disk": self._disk.fill}),
         }
         strikes[fault.kind]()
 
@@ -202,6 +233,7 @@ class Chaos:
             "pause driver": self._query.go_on,
             "stall pubsub": self._pubsub.flow,
             "stall flight": self._flight.flow,
+            **({} if self._disk is None else {"fill disk": self._disk.empty}),
         }.get(kind)
 
     def _settle(self) -> None:
@@ -230,8 +262,13 @@ class Chaos:
         outcome.batches = len(batches)
         outcome.daemon_starts, outcome.query_starts = self._daemon.starts, self._query.starts
         mb = [sample.daemon_mb for sample in outcome.samples if sample.daemon_mb]
-        outcome.daemon_mb_start, outcome.daemon_mb_end = round(mb[0], 1), round(mb[-1], 1)
+        outcome.daemon_mb_end = round(mb[-1], 1)
+        outcome.longest_standstill_s = standstill_s(outcome.samples)
         self._query.kill()
+        with contextlib.suppress(TimeoutError):
+            until(lambda: self._daemon.open_files <= outcome.daemon_files_start + FILES_TOLERANCE, CLOSE_S)
+        outcome.daemon_files_end = self._daemon.open_files
+        outcome.segments_left = len(list((self.folder / "disk").rglob("*.seg")))
         if (code := self._daemon.end()) != 0:
             raise RuntimeError(f"the daemon's drain ended with exit code {code}")
 
@@ -255,3 +292,13 @@ class Chaos:
                 daemon_mb=self._daemon.anonymous_mb,
             )
         )
+
+
+def standstill_s(samples: Sequence[Sample]) -> float:
+    """The longest time in which nothing new came to the sink although something was there to come."""
+    longest, moved = 0.0, 0.0
+    for before, sample in itertools.pairwise(samples):
+        if sample.delivered > before.delivered or before.delivered >= before.published:
+            moved = sample.at_s
+        longest = max(longest, sample.at_s - moved)
+    return round(longest, 1)

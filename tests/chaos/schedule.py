@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-CALM_S = 15.0
-"""Before the first fault, so that Spark has started."""
+CALM_S = 3.0
+"""Before the first fault; a run begins when Spark has finished a batch."""
 
 MEAN_GAP_S = 5.0
 LONGEST_S = 8.0
@@ -33,8 +33,12 @@ KINDS: dict[str, float] = {
     "drop acks": 2,
     "redeliver": 2,
     "garble": 1,
+    "fill disk": 2,
 }
 """Every kind, and how often it comes up beside the others."""
+
+LASTING = frozenset({"pause daemon", "pause driver", "stall pubsub", "stall flight", "fill disk"})
+"""Kinds that are over after their `seconds`."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,18 @@ class Fault:
     times: int
 
 
-def schedule(seed: int, seconds: float) -> list[Fault]:
-    """The faults of a run, in order. Every kind comes up once before any comes up again, if there is time for all."""
+def schedule(seed: int, seconds: float, *, without: frozenset[str] = frozenset()) -> list[Fault]:
+    """The faults of a run, in order. Every kind comes up once before any comes up again, if there is time for all.
+
+    `without`: kinds that cannot be done here.
+    """
     rng = random.Random(seed)
-    first = list(KINDS)
+    kinds = {kind: weight for kind, weight in KINDS.items() if kind not in without}
+    first = list(kinds)
     rng.shuffle(first)
     faults: list[Fault] = []
     at_s = CALM_S
     while (at_s := at_s + rng.expovariate(1 / MEAN_GAP_S)) < seconds:
-        kind = first.pop() if first else rng.choices(list(KINDS), list(KINDS.values()))[0]
+        kind = first.pop() if first else rng.choices(list(kinds), list(kinds.values()))[0]
         faults.append(Fault(round(at_s, 3), kind, round(rng.uniform(0.5, LONGEST_S), 3), rng.randint(1, MOST_TIMES)))
     return faults

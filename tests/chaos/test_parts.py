@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.chaos.disk import small_disk
 from tests.chaos.proxy import Proxy
+from tests.chaos.run import Sample, standstill_s
 from tests.chaos.schedule import KINDS, schedule
 
 
@@ -45,6 +48,27 @@ def closed(client: socket.socket) -> bool:
 def test_a_seed_is_a_schedule_and_a_long_run_has_every_fault() -> None:
     assert schedule(1, 600) == schedule(1, 600) != schedule(2, 600)
     assert {fault.kind for fault in schedule(1, 600)} == set(KINDS)
+
+
+def test_a_kind_that_cannot_be_done_is_never_in_a_schedule() -> None:
+    assert "fill disk" not in {fault.kind for fault in schedule(1, 600, without=frozenset({"fill disk"}))}
+
+
+def test_a_disk_that_is_filled_takes_nothing_more_until_it_is_emptied(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2) as disk:
+        if disk is None:
+            pytest.skip("mounting needs a privilege")
+        disk.fill()
+        with pytest.raises(OSError, match="No space left"):
+            (disk.folder / "more").write_bytes(b"x")
+        disk.empty()
+        (disk.folder / "more").write_bytes(bytes(1 << 20))
+
+
+def test_a_standstill_is_told_from_having_nothing_to_do() -> None:
+    counts = [(0, 10, 0), (5, 10, 10), (20, 10, 10), (21, 30, 10), (28, 30, 10), (29, 30, 30)]
+    samples = [Sample(at_s, published, delivered, 0, 0.0) for at_s, published, delivered in counts]
+    assert standstill_s(samples) == 7
 
 
 def test_bytes_pass_and_a_stall_only_delays_them(echo: int) -> None:

@@ -1,45 +1,70 @@
-"""The run as a picture: what was published, delivered and left, the daemon's memory, and each fault."""
+"""The run as a picture: which fault when, throughput, what was left, and the daemon's memory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from tests.chaos.run import Outcome
+from tests.chaos.schedule import LASTING
 
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
+WINDOW_S = 5.0
+"""Throughput is a mean over this: a batch reaches the sink as a whole."""
+
+SHORTEST_S = 0.6
+"""How wide a fault without length is drawn."""
+
+COLOURS = {"kill": "#d62728", "pause": "#9467bd", "cut": "#ff7f0e", "stall": "#e6ab02", "fill": "#8c564b"}
+"""By the first word of a kind; what the service does wrong is blue."""
+
 
 def draw(outcome: Outcome, path: Path) -> None:
     """A PNG."""
-    at = [sample.at_s for sample in outcome.samples]
-    figure, (counts, left, memory) = plt.subplots(3, 1, sharex=True, figsize=(14, 9), height_ratios=[3, 2, 1])
-    counts.plot(at, [sample.published for sample in outcome.samples], label="published", color="#777777")
-    counts.plot(at, [sample.delivered for sample in outcome.samples], label="in the sink", color="#1f77b4")
-    left.plot(at, [sample.remaining for sample in outcome.samples], label="not acknowledged", color="#d62728")
-    memory.plot(at, [sample.daemon_mb for sample in outcome.samples], label="daemon RssAnon", color="#2ca02c")
-    for axis, label in ((counts, "messages"), (left, "messages"), (memory, "MB")):
-        axis.set_ylabel(label)
+    figure, axes = plt.subplots(4, 1, sharex=True, figsize=(14, 11), height_ratios=[3, 2, 2, 1])
+    kinds = sorted({fault.kind for fault in outcome.played}, key=lambda kind: (kind.split()[0], kind), reverse=True)
+    for fault in outcome.played:
+        width_s = max(fault.seconds if fault.kind in LASTING else 0.0, SHORTEST_S)
+        colour = COLOURS.get(fault.kind.split()[0], "#1f77b4")
+        axes[0].barh(kinds.index(fault.kind), width_s, left=fault.at_s, height=0.7, color=colour)
+        for axis in axes[1:]:
+            axis.axvspan(fault.at_s, fault.at_s + width_s, color=colour, alpha=0.15, linewidth=0)
+    axes[0].set_yticks(range(len(kinds)), kinds, fontsize=8)
+    axes[0].set_title("faults", loc="left", fontsize=10)
+    at = np.array([sample.at_s for sample in outcome.samples])
+    _plot_rate(axes[1], at, [sample.published for sample in outcome.samples], "published", "#777777")
+    _plot_rate(axes[1], at, [sample.delivered for sample in outcome.samples], "in the sink", "#1f77b4")
+    axes[2].plot(at, [sample.remaining for sample in outcome.samples], label="not acknowledged", color="#d62728")
+    behind = [sample.published - sample.delivered for sample in outcome.samples]
+    axes[2].plot(at, behind, label="not in the sink", color="#1f77b4", linestyle="--")
+    # A daemon that is gone has no memory, which is not the same as 0.
+    memory = [sample.daemon_mb or np.nan for sample in outcome.samples]
+    axes[3].plot(at, memory, label="daemon RssAnon", color="#2ca02c")
+    titles = (f"throughput, messages/s (mean of {WINDOW_S:g} s)", "backlog, messages", "memory, MB")
+    for axis, title in zip(axes[1:], titles, strict=True):
+        axis.set_title(title, loc="left", fontsize=10)
         axis.set_ylim(bottom=0)
-        axis.legend(loc="lower right")
+        axis.legend(loc="upper left", fontsize=8)
+    for axis in axes:
         axis.grid(alpha=0.3)
-        for fault in outcome.played:
-            axis.axvspan(fault.at_s, fault.at_s + _width_s(fault.kind, fault.seconds), color="#ff7f0e", alpha=0.25)
-    top = counts.get_ylim()[1]
-    for number, fault in enumerate(outcome.played):
-        counts.text(fault.at_s, top * (0.98 - 0.09 * (number % 6)), fault.kind, fontsize=7, rotation=20, va="top")
-    memory.set_xlabel("seconds")
+        axis.axvline(outcome.minutes * 60, color="black", linestyle=":", linewidth=1)
+    axes[-1].set_xlabel("seconds since the first batch; publishing stops at the dotted line")
     figure.suptitle(
-        f"seed {outcome.seed}: {outcome.published} published, {outcome.delivered} delivered, {outcome.lost} lost, "
-        f"{outcome.duplicates} duplicates, {outcome.remaining} left; {outcome.daemon_starts} daemons, "
-        f"{outcome.query_starts} queries"
+        f"seed {outcome.seed}: {outcome.published:,} published, {outcome.delivered:,} delivered in {outcome.batches} "
+        f"batches, {outcome.lost} lost, {outcome.duplicates} duplicates, {outcome.remaining} left; "
+        f"{outcome.daemon_starts} daemons, {outcome.query_starts} queries"
     )
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _width_s(kind: str, seconds: float) -> float:
-    return seconds if kind.startswith(("pause", "stall")) else 0.3
+def _plot_rate(axis: Axes, at_s: np.ndarray, counts: list[int], label: str, colour: str) -> None:
+    """Messages per second over the window that ends at each sample."""
+    before = np.interp(at_s - WINDOW_S, at_s, counts)
+    axis.plot(at_s, (np.array(counts) - before) / WINDOW_S, label=label, color=colour)
