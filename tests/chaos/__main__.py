@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--at-least-once", action="store_true", help="a subscription without exactly-once delivery")
     parser.add_argument("--in-memory", action="store_true", help="no data_dir: a killed daemon's rows come again")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all processes are ended
     setup = Setup(
         seed=asked.seed,
         minutes=asked.minutes,

@@ -178,3 +178,16 @@ async def test_a_subscription_is_created_as_asked(room: Room) -> None:
     info = await room.control.create("projects/p/subscriptions/made", wanted)
     assert (info.ordering, info.ack_deadline_s) == (True, 77)
     assert await room.control.create("projects/p/subscriptions/made", wanted) == info
+
+
+async def test_leases_that_always_want_extending_leave_turns_for_acks(running: Room) -> None:
+    await received(running, 5000)
+    ack_ids = running.sink.ack_ids
+
+    def again(_confirmed: object = None) -> None:
+        running.acks.extend(ack_ids[:1], again)
+
+    for _ in range(100):  # more than there are senders, and each comes back when it is done
+        again()
+    running.acks.acknowledge(ack_ids[1:], lambda _outcome: None)
+    await until(lambda: running.statistics()["remaining"] <= len(ack_ids[0]))

@@ -11,6 +11,7 @@ from tests.reservoir.making import CONSUMER, DEADLINE_S, NAME, Bench, messages
 from penstock.contract.actions import FinishedEpoch
 from penstock.errors import InternalError, SubscriptionFailed
 from penstock.reservoir import NotPulling
+from penstock.reservoir.leases import BEHIND, MOST_FLYING_ROWS
 from penstock.settings import ReservoirSettings
 
 
@@ -185,4 +186,64 @@ def test_a_redelivery_of_a_row_whose_ack_was_lost_is_acknowledged_and_dropped(be
     bench.subscription.receive(rows, ack_ids, bench.clock())
     assert bench.subscription.ledger.known == 5
     assert bench.subscription.backlog().rows == 5
+    assert bench.subscription.unaccounted() == 0
+
+
+class Senders:
+    """An `AckSink` for extensions that takes its time."""
+
+    def __init__(self) -> None:
+        self.under_way: list[tuple[int, Callable[[bool], None]]] = []
+        self.rows = 0
+
+    def extend(self, ack_ids: Sequence[pa.Array], settled: Callable[[bool], None]) -> None:
+        count = sum(len(array) for array in ack_ids)
+        self.rows += count
+        self.under_way.append((count, settled))
+
+    def answer(self) -> None:
+        """The one that waits for longest is confirmed."""
+        count, settled = self.under_way.pop(0)
+        settled(True)
+        self.rows -= count
+
+
+def test_of_many_leases_that_are_due_no_more_than_senders_can_take_are_under_way_and_each_end_lets_another_go(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    senders = Senders()
+    monkeypatch.setattr(bench.acks, "extend", senders.extend)
+    for _ in range(30):
+        bench.deliver(2500)
+    bench.pass_time(DEADLINE_S / 2 + 1)
+    assert senders.rows == MOST_FLYING_ROWS
+    assert not bench.subscription.paused
+    for _ in range(14):
+        senders.answer()
+    assert senders.rows == 30 * 2500 - 14 * 2500
+    bench.pass_time(1)
+    assert senders.rows == 30 * 2500 - 14 * 2500, "what was answered is not due again"
+
+
+def test_while_extensions_are_late_nothing_more_is_pulled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    senders = Senders()
+    monkeypatch.setattr(bench.acks, "extend", senders.extend)
+    for _ in range(30):
+        bench.deliver(2500)
+    bench.pass_time(DEADLINE_S * 0.5 + DEADLINE_S * BEHIND + 1)
+    assert bench.subscription.pause_reason == "leases"
+    while senders.under_way:
+        senders.answer()
+    assert bench.subscription.pause_reason is None
+
+
+def test_an_unsealed_chunk_lapses_at_its_deadline_also_while_all_senders_are_busy(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    senders = Senders()
+    monkeypatch.setattr(bench.acks, "extend", senders.extend)
+    for _ in range(30):
+        bench.deliver(2500)
+    bench.pass_time(DEADLINE_S + 1)
+    assert bench.subscription.ledger.lapsed == 30 * 2500 - MOST_FLYING_ROWS
     assert bench.subscription.unaccounted() == 0

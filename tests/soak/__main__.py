@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=default.pause_s, help="seconds; 0: none")
     parser.add_argument("--json", type=Path, help="write the outcome here")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all processes are ended
     setup = Setup(asked.minutes, asked.held, asked.deadline, asked.load_bytes, asked.pause)
     folder = Path(tempfile.mkdtemp(prefix="penstock-soak-"))
     outcome = Soak(setup, folder, lambda line: print(line, flush=True)).run()

@@ -29,6 +29,10 @@ SENDERS = 6
 LEASE_SENDERS = 2
 """More of them, for extensions and releases only: acks that back off must not let leases run out."""
 
+ACK_SENDERS = 2
+"""Of `SENDERS`, for acks before extensions: an ack ends a lease for good. With none, millions of leases that want to be
+extended all the time leave no turn for acks, and what is not acknowledged wants to be extended as well."""
+
 CALL_TIMEOUT_S = 10.0
 RELEASE_ATTEMPTS = 3
 """A release that fails this often is left to the deadline, which gives the messages back as well."""
@@ -106,10 +110,12 @@ class AckQueue:
     async def run(self) -> None:
         """Send until cancelled. Cancellation drops what is pending: `flush` comes first."""
         async with asyncio.TaskGroup() as tasks:
-            # Extensions first: a lease that runs out undoes the most.
+            # Extensions first, mostly: a lease that runs out undoes the most.
             for _ in range(LEASE_SENDERS):
                 tasks.create_task(self._sender((self._extends, self._releases)))
-            for _ in range(SENDERS):
+            for _ in range(ACK_SENDERS):
+                tasks.create_task(self._sender((self._acks, self._extends, self._releases)))
+            for _ in range(SENDERS - ACK_SENDERS):
                 tasks.create_task(self._sender((self._extends, self._acks, self._releases)))
 
     async def flush(self, timeout_s: float) -> int:
