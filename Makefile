@@ -9,7 +9,6 @@ STAMP := $(VENV)/.installed
 TESTS ?= tests
 # Many tests wait for processes; two at a time, each file on one worker, take two thirds of the time of one.
 WORKERS ?= 2
-EXAMPLES ?= 3000
 BENCHMARKS ?=
 BENCH_SECONDS ?= 2
 BENCH_RESULTS ?= benchmarks/results
@@ -51,8 +50,8 @@ format: setup ## Lay the code out, and mend what can be mended.
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-fuzz: setup ## Whatever a client, a disk or a service may send: EXAMPLES=N of each test.
-	PENSTOCK_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --timeout 0 tests/fuzz
+fuzz: setup ## Random bodies, bytes, options and files. ARGS="--examples 5000 -k stored"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 chaos: setup ## Faults on real processes for 10 minutes: ARGS="--minutes N --seed S --json PATH --picture PATH".
 	$(BIN)/python -m tests.chaos $(ARGS)

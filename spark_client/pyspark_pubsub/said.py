@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from penstock.errors import InvalidOption
 from pyspark_pubsub import values
 
+MAX_VALUE_LENGTH = 4096
+"""A list of some hundred daemons; the service's filters have 256 bytes at most."""
+
 
 class Said:
     """Options as given, each looked up whatever its case; names that are not `known` were refused.
@@ -23,7 +26,7 @@ class Said:
                 option, hint = theirs[name.lower()]
                 raise InvalidOption(f"option {option} is not taken here: {hint}", option=option)
             if name.lower() not in names:
-                raise InvalidOption(f"option {name} is unknown; known are {', '.join(known)}", option=name)
+                raise InvalidOption(f"option {values.shown(name)[1:-1]} is unknown; known are {', '.join(known)}")
             self._values[names[name.lower()]] = value
 
     def get(self, option: str) -> str | None:
@@ -31,6 +34,8 @@ class Said:
         value = self._values.get(option)
         if value is not None and not value.strip():
             values.refuse(option, value, "a value, or leave the option out")
+        if value is not None and (len(value) > MAX_VALUE_LENGTH or not _is_unicode(value)):
+            values.refuse(option, value, f"at most {MAX_VALUE_LENGTH} characters of valid Unicode are needed")
         return None if value is None else value.strip()
 
     def count(self, option: str, *, highest: int = 1 << 62) -> int | None:
@@ -57,3 +62,12 @@ class Said:
         """True or false; None when absent."""
         value = self.get(option)
         return None if value is None else values.boolean(option, value)
+
+
+def _is_unicode(text: str) -> bool:
+    """Half of a surrogate pair, which Java's strings may have, cannot be sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -7,23 +7,34 @@ from typing import NoReturn
 
 from penstock.errors import InvalidOption
 
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?")
+_SIZE = re.compile(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?")
+HIGHEST = 1 << 62
+"""Beyond this no count or size fits the 64 bits that they travel in."""
+
+_SHOWN_LENGTH = 100
+"""Characters of a value that an error repeats."""
+
 _SIZES = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|m|min|minutes?|h|hours?)?")
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|sec|seconds?|m|min|minutes?|h|hours?)?")
 _DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def refuse(option: str, value: str, allowed: str) -> NoReturn:
     """The one form of these errors: option, value, what is allowed."""
-    raise InvalidOption(f"option {option}={value!r}: {allowed}", option=option)
+    raise InvalidOption(f"option {option}={shown(value)}: {allowed}", option=option)
 
 
-def count(option: str, value: str, *, highest: int = 1 << 62) -> int:
+def shown(value: str) -> str:
+    """A value as errors repeat it."""
+    return repr(value if len(value) <= _SHOWN_LENGTH else value[:_SHOWN_LENGTH] + "...")
+
+
+def count(option: str, value: str, *, highest: int = HIGHEST) -> int:
     """A whole number from 1 on."""
     text = value.strip().replace("_", "")
     if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= highest):
         refuse(
-            option, value, "a whole number of at least 1" + ("" if highest == 1 << 62 else f" and at most {highest}")
+            option, value, "a whole number of at least 1" + ("" if highest == HIGHEST else f" and at most {highest}")
         )
     return int(text)
 
@@ -31,8 +42,8 @@ def count(option: str, value: str, *, highest: int = 1 << 62) -> int:
 def size_bytes(option: str, value: str) -> int:
     """Bytes: `1048576`, `64m`, `1g` (powers of 1024)."""
     match = _SIZE.fullmatch(value.strip().lower())
-    found = int(match[1]) << _SIZES[match[2]] if match and len(match[1]) < 16 else 0
-    if found < 1:
+    found = int(match[1]) << _SIZES[match[2]] if match else 0
+    if not 1 <= found <= HIGHEST:
         refuse(option, value, "a size of at least 1 byte, such as 1048576, 512k, 64m or 1g")
     return found
 

@@ -78,7 +78,12 @@ def statistics(
     }
 
 
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 and 9999
+
+
 def rfc3339(time_us: int) -> str:
     """Microseconds since 1970 as `2026-01-31T23:59:59.123456Z`."""
-    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=time_us)
+    # What the service sends is not checked against the years that a protobuf timestamp may have, nor against these.
+    moment = _EPOCH + dt.timedelta(microseconds=max(_FIRST_US, min(time_us, _LAST_US)))
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -62,7 +62,7 @@ def _read_file(path: Path) -> Tree:
             return tomllib.load(file)
     except OSError as error:
         raise InvalidOption(f"the settings file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes, syntax, numbers too long for Python, nesting
         raise InvalidOption(f"the settings file {path} is not TOML: {error}") from error
 
 

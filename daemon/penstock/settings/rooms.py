@@ -14,7 +14,7 @@ from penstock.settings.address import is_loopback, split_address
 
 class _Room(BaseModel):
     # `validate_default`: the defaults depend on the machine and on each other, so they are checked like the rest.
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def _subscription_paths(names: tuple[str, ...]) -> tuple[str, ...]:
