@@ -169,13 +169,14 @@ class Store:
 
     def _then(self, mean_s: float, act: Callable[[], None]) -> None:
         """Go on after a while, unless the process has ended, or later where it stands still."""
+        self.world.at(self.world.faults.soon_s(mean_s), lambda: self._go_on(act))
 
-        def go_on() -> None:
-            daemon = self._daemon
-            if daemon.up and daemon.life == self._life and not self.world.frozen(daemon.process, go_on):
-                act()
-
-        self.world.at(self.world.faults.soon_s(mean_s), go_on)
+    def _go_on(self, act: Callable[[], None]) -> None:
+        daemon = self._daemon
+        if not daemon.up or daemon.life != self._life:
+            return
+        if not self.world.frozen(daemon.process, lambda: self._go_on(act)):
+            act()
 
     def _take(self) -> None:
         job = self.pending.take(grown=self._decisions.grown)
