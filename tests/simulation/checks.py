@@ -12,7 +12,7 @@ from penstock.contract import Reader
 from penstock.contract.actions import CommitRequest, ReaderRequest, SealReply, Ticket
 from penstock.contract.body import Request
 from penstock.flight.actions import DECISIONS
-from penstock.reservoir.batch import Batch
+from penstock.reservoir.batch import Batch, State
 from penstock.reservoir.consumer import MISSED_HEARTBEATS, Consumer
 from penstock.storage import Found
 
@@ -197,7 +197,8 @@ class Checks:
             self._world.note("%s seals epoch %d as %s: %s", daemon.name, batch.epoch, batch.id, Spans(known))
         elif batch.id not in daemon.compared:
             daemon.compared.add(batch.id)
-            if _numbers(batch) != known:
+            # One that is committed keeps its ack IDs only.
+            if batch.state is State.SEALED and _numbers(batch) != known:
                 raise Violation(f"batch {batch.id} had other rows before a restart: {Spans(known)}", _numbers(batch))
         elif batch.rows != len(known):
             raise Violation(f"batch {batch.id} had {len(known)} rows and has {batch.rows}", _numbers(batch))

@@ -23,12 +23,13 @@ class Writing:
         try:
             self._write_rows(job)
         except OSError as error:
-            job.failure = error.with_traceback(None)  # which leads to the job: its rows would wait for the collector
+            # A traceback leads to the job, whose rows would wait for the collector.
+            job.failure = error.with_traceback(None)
         if not job.lacks_rows:
             try:
                 self._write_decisions(job)
             except OSError as error:
-                job.failure = error.with_traceback(None)  # which leads to the job: its rows would wait for the collector
+                job.failure = error.with_traceback(None)
         # Last, so that what ended a batch is on record before its rows are gone; and also where the rest failed, since
         # it makes room.
         for number in job.freed:
