@@ -103,8 +103,9 @@ class Checks:
             places = [piece.kept.place for piece in batch.pieces]
             hurt = any(place is not None and (place.segment, place.offset) in injured for place in places)
             if batch.damage is not None:
-                if batch.id in owed and not hurt:
-                    raise Violation(f"{daemon.name} lost batch {batch.id}: {batch.damage}", self._contents[batch.id])
+                if not hurt:
+                    rows = self._contents.get(batch.id, ())
+                    raise Violation(f"{daemon.name} lost the rows of batch {batch.id}: {batch.damage}", rows)
             elif hurt:
                 raise Violation(f"{daemon.name} takes up batch {batch.id}, whose rows are damaged")
             owed.discard(batch.id)

@@ -12,7 +12,7 @@ from tests.simulation.history import Spans
 from tests.simulation.pubsub import Message
 from tests.simulation.schedule import Process
 from tests.simulation.sending import Sender
-from tests.simulation.storage import Lasting, Memory, Volatile
+from tests.simulation.storage import Lasting, Memory, Store, Volatile
 
 from penstock.contract import ROWS_SCHEMA
 from penstock.contract.actions import CreateSubscription, Ticket
@@ -140,6 +140,8 @@ class Daemon:
             return
         self.reservoir.tick()
         self.reads.sweep()
+        if isinstance(self.reservoir.store, Store):
+            self.reservoir.store.idle()
         self._pull()
         self.world.checks.after(self)
         self.world.at(TICK_S, lambda: self._tick(life))

@@ -28,9 +28,6 @@ TAKE_S, WRITE_S, SETTLE_S = 0.001, 0.004, 0.001
 SLOW_S = 4.0
 """A disk that hangs."""
 
-IDLE_S = 1.0
-"""As in `storage.store`."""
-
 Resume = Callable[[], None]
 
 
@@ -122,7 +119,7 @@ class Store:
         self._daemon = daemon
         self._life = daemon.life
         self._busy = False
-        self.world.at(IDLE_S, self._idle)
+        self._disk = disk
 
     # --- reservoir.ports.BatchStore -----------------------------------------------------------------------------
 
@@ -154,18 +151,17 @@ class Store:
         """See `BatchStore`."""
         return {"problem": self.problem}
 
+    def idle(self) -> None:
+        """Called every second, as the product's writer looks then, work or not."""
+        if self._disk.files or not self.pending.is_empty:
+            self._work()
+
     # --- the writer ---------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         if not self._busy:
             self._busy = True
             self._then(TAKE_S, self._take)
-
-    def _idle(self) -> None:
-        """What the product's writer does every second, work or not."""
-        if self._daemon.up and self._daemon.life == self._life:
-            self._work()
-            self.world.at(IDLE_S, self._idle)
 
     def _then(self, mean_s: float, act: Callable[[], None]) -> None:
         """Go on after a while, unless the process has ended, or later where it stands still."""
@@ -187,7 +183,8 @@ class Store:
         try:
             self._writing.write(job)
         except (Killed, StoreFailed) as error:
-            self._daemon.crash(f"while it writes ({error})" if isinstance(error, StoreFailed) else "while it writes")
+            how = str(error) or "it dies in the middle of a write"
+            self._daemon.crash(how, power=isinstance(error, Killed) and self.world.faults.rng.random() < 0.5)
             self._daemon.restart()
             return
         self._then(SETTLE_S, lambda: self._settle(job))
