@@ -7,10 +7,12 @@ import random
 import weakref
 
 import pytest
-from tests.reservoir.making import NAME, messages
+from tests.reservoir.making import CONSUMER, NAME, messages
 from tests.simulation.disk import Disk
 
+from penstock.reservoir.decisions import BatchSealed, Piece, SubscriptionDropped
 from penstock.reservoir.kept import Copy, Kept
+from penstock.storage import pending
 from penstock.storage.recovery import Opened, open_disk
 
 
@@ -42,3 +44,43 @@ def test_a_failed_job_is_freed_with_its_last_user(disk: Disk) -> None:
         assert left() is None, "no cycle through its error"
     finally:
         gc.enable()
+
+
+def test_rows_stay_until_what_ended_their_batch_is_on_record(disk: Disk) -> None:
+    opened = open_disk(disk, site="here")
+    kept = append(opened)
+    run_job(opened)
+    disk.full_for_decisions = True
+    opened.pending.record(SubscriptionDropped(NAME))
+    del kept
+    run_job(opened)
+    opened.rows.close_unused()
+    assert disk.files, "a restart would find the batch again, and needs its rows"
+    disk.full_for_decisions = False
+    run_job(opened)
+    opened.rows.close_unused()
+    assert not disk.files
+
+
+def test_rows_stay_while_what_ended_their_batch_waits_behind_other_rows(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "JOB_BYTES", 1)
+    opened = open_disk(disk, site="here")
+    kept = append(opened)
+    run_job(opened)
+    first, second = append(opened), append(opened)
+    opened.pending.record(BatchSealed(NAME, CONSUMER, 1, "batch", (Piece(first, 0, 3), Piece(second, 0, 3))))
+    opened.pending.record(SubscriptionDropped(NAME))
+    del kept
+    for freed in (0, 1):
+        job = opened.pending.take(grown=False)
+        assert len(job.freed) == freed
+        opened.writing.write(job)
+        opened.pending.settle(job)
+
+
+def run_job(opened: Opened) -> None:
+    job = opened.pending.take(grown=False)
+    opened.writing.write(job)
+    opened.pending.settle(job)

@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from penstock.errors import DiskFull
 from penstock.reservoir.decisions import BatchSealed, ConsumerHeard, Decision
@@ -39,13 +40,20 @@ class Entry:
     number: int
 
 
+class Freed(NamedTuple):
+    """A chunk that nobody refers to any more; `after`: the number of the last decision that came before."""
+
+    file: int
+    after: int
+
+
 @dataclass
 class Job:
     """What is written next; what could not be written stays. `through`: the number of its last decision."""
 
     appends: list[Append]
     entries: list[Entry]
-    freed: list[int]
+    freed: list[Freed]
     through: int
     sync: bool
     rewrite: list[Decision] | None
@@ -85,7 +93,7 @@ class Pending:
         self._free = free
         self._appends: list[Append] = []
         self._entries: list[Entry] = []
-        self._freed: deque[int] = deque()
+        self._freed: deque[Freed] = deque()
         self._recorded = 0
         self._awaited = 0
         self._durable = 0
@@ -143,7 +151,10 @@ class Pending:
 
     def watch(self, kept: Kept, place: Place) -> None:
         """Free a place when nobody refers to it any more, whichever thread drops it."""
-        weakref.finalize(kept, self._freed.append, place.segment).atexit = False
+        weakref.finalize(kept, self._dropped, place.segment).atexit = False
+
+    def _dropped(self, file: int) -> None:
+        self._freed.append(Freed(file, self._recorded))
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -163,11 +174,13 @@ class Pending:
         coming = {id(append.kept) for append in self._appends} if self.problem is None else set()
         ready = sum(1 for _ in itertools.takewhile(lambda entry: not _needs(entry.decision, coming), self._entries))
         entries, self._entries = self._entries[:ready], self._entries[ready:]
-        freed = [self._freed.popleft() for _ in range(len(self._freed))]
         sync = any(not isinstance(entry.decision, ConsumerHeard) for entry in entries)
         # Rows that the whole state needs may not be written yet.
         rewrite = list(self.state.decisions()) if entries and not self._entries and grown else None
         through = entries[-1].number if entries else self._durable
+        freed: list[Freed] = []
+        while self._freed and self._freed[0].after <= through:
+            freed.append(self._freed.popleft())
         return Job(appends, entries, freed, through, sync, rewrite)
 
     def settle(self, job: Job) -> bool:
@@ -182,6 +195,7 @@ class Pending:
             append.written(append.copy)
         self._appends[:0] = job.appends
         self._entries[:0] = job.entries
+        self._freed.extendleft(reversed(job.freed))
         if not job.entries:
             self._durable = job.through
         while self._waiting and self._waiting[0][0] <= self._durable:

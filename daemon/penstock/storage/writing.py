@@ -30,11 +30,11 @@ class Writing:
                 self._write_decisions(job)
             except OSError as error:
                 job.failure = error.with_traceback(None)
-        # Last, so that what ended a batch is on record before its rows are gone; and also where the rest failed, since
-        # it makes room.
-        for number in job.freed:
-            self._rows.free(number)
-        job.freed = []
+        # Rows go once what ended their batch is on record: a restart would find it without them.
+        if not job.entries:
+            for freed in job.freed:
+                self._rows.free(freed.file)
+            job.freed = []
 
     def _write_rows(self, job: Job) -> None:
         if not job.appends and not job.entries:
