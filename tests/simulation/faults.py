@@ -98,7 +98,7 @@ class Faults:
         self.shape = _shape(rng)
         if stress:
             daemons = 2 if "move" in stress else self.shape.daemons
-            storage = "disk" if {*DISK, "slow_disk"} & set(stress) else self.shape.storage
+            storage = "disk" if {*DISK, "slow_disk", "power_cut"} & set(stress) else self.shape.storage
             self.shape = replace(self.shape, calm=False, fault_every_s=STRESS_EVERY_S, daemons=daemons, storage=storage)
         self.mix = Mix() if self.shape.calm else _mix(rng)
         for kind in stress:

@@ -1,7 +1,7 @@
 """Bugs put back into the product, each of which the simulation must find within a bounded number of seeds.
 
-Not here, since this release has nothing they could break: slices dealt twice after the plan host restarted (claims and
-several nodes in one query), and a fence forgotten by a restart (state that survives the process, `data_dir`).
+Not here, since this release has nothing it could break: slices dealt twice after the plan host restarted (claims, and
+several nodes in one query).
 """
 
 from __future__ import annotations
@@ -15,15 +15,22 @@ import pytest
 from tests.simulation.seeds import first_failure, run_seed
 
 from penstock.client import Driver, whole
+from penstock.contract import Reader
 from penstock.contract.actions import FinishedEpoch, PlannedSlice, SealReply, Ticket
 from penstock.errors import BatchGone, NodeUnreachable
 from penstock.pubsub.pending import Line, Request
-from penstock.reservoir import AckOutcome, Subscription
+from penstock.reservoir import AckOutcome, Reservoir, Subscription
 from penstock.reservoir.batch import State
+from penstock.reservoir.budget import Share
+from penstock.reservoir.chunk import Chunk
 from penstock.reservoir.consumer import Consumer
 from penstock.reservoir.evicted import Evicted
 from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.lives import Lives
+from penstock.reservoir.recovery import RecoveredBatch, RecoveredConsumer
+from penstock.storage.pending import Job
+from penstock.storage.records import encode
+from penstock.storage.writing import Writing
 
 SEEDS = 150
 """Found within so many, by far: the bound is for the day when the shapes of worlds change."""
@@ -167,3 +174,57 @@ def test_a_batch_left_out_of_one_plan_and_acknowledged_after_a_later_one_is_foun
 def test_a_fence_forgotten_when_its_consumer_made_room_is_found() -> None:
     with mock.patch.object(Evicted, "add", return_value=None):
         assert "forgot" in found("strangers", "zombie")
+
+
+def test_a_fence_forgotten_by_a_restart_is_found() -> None:
+    right = RecoveredConsumer.consumer
+
+    def wrong(self: RecoveredConsumer, timeout_s: float) -> Consumer:
+        consumer = right(self, timeout_s)
+        consumer.reader = Reader(0, "")
+        return consumer
+
+    with mock.patch.object(RecoveredConsumer, "consumer", wrong):
+        assert "forgot a fence" in found("power_cut", "repeated_request", "driver_crash")
+
+
+def test_a_batch_served_with_other_rows_after_a_restart_is_found() -> None:
+    right = RecoveredBatch.chunks
+
+    def wrong(self: RecoveredBatch, share: Share, now: float) -> list[Chunk]:
+        return list(reversed(right(self, share, now)))
+
+    with mock.patch.object(RecoveredBatch, "chunks", wrong):
+        assert "had other rows before a restart" in found("daemon_crash", "slow_disk")
+
+
+def test_an_answer_before_its_decision_is_durable_is_found() -> None:
+    async def wrong(self: Reservoir) -> None:
+        """Answer at once."""
+
+    with mock.patch.object(Reservoir, "durable", wrong):
+        assert "forgot" in found("daemon_crash", "slow_disk")
+
+
+def test_decisions_that_outlive_the_rows_that_they_are_about_are_found() -> None:
+    def wrong(self: Writing, job: Job) -> None:
+        self._decisions.append([encode(entry.decision) for entry in job.entries])
+        self._decisions.sync()
+        job.entries = []
+
+    with mock.patch.object(Writing, "_write_decisions", wrong):
+        assert "lost the rows" in found("power_cut", "slow_disk")
+
+
+def test_rows_removed_before_what_ended_their_batch_is_on_record_are_found() -> None:
+    """As it was: seed 33 with many torn writes and full disks found it."""
+    right = Writing.write
+
+    def wrong(self: Writing, job: Job) -> None:
+        right(self, job)
+        for freed in job.freed:
+            self._rows.free(freed.file)
+        job.freed = []
+
+    with mock.patch.object(Writing, "write", wrong):
+        assert "lost the rows" in found("torn_write", "disk_full")
