@@ -8,11 +8,20 @@ import weakref
 
 import pytest
 from tests.reservoir.making import CONSUMER, NAME, messages
-from tests.simulation.disk import Disk
+from tests.simulation.disk import Disk, Killed
 
-from penstock.reservoir.decisions import BatchSealed, Piece, SubscriptionDropped
+from penstock.contract import Reader
+from penstock.reservoir.decisions import (
+    BatchEnded,
+    BatchSealed,
+    ConsumerNoted,
+    Piece,
+    SubscriptionDropped,
+    SubscriptionHeld,
+)
 from penstock.reservoir.kept import Copy, Kept
 from penstock.storage import pending
+from penstock.storage.ports import StoreFailed
 from penstock.storage.recovery import Opened, open_disk
 
 
@@ -84,3 +93,25 @@ def run_job(opened: Opened) -> None:
     job = opened.pending.take(grown=False)
     opened.writing.write(job)
     opened.pending.settle(job)
+
+
+def test_a_start_removes_rows_once_what_ended_their_batch_is_safe(disk: Disk) -> None:
+    """Seed 92 with many power cuts, repeated requests and killed drivers found it."""
+    opened = open_disk(disk, site="here")
+    kept = append(opened)
+    opened.pending.record(SubscriptionHeld(NAME, ordering=False, exactly_once=False))
+    noted = ConsumerNoted(NAME, CONSUMER, Reader(1, "r"), True, True, False, False, 0, (), 0.0)
+    opened.pending.record(noted)
+    opened.pending.record(BatchSealed(NAME, CONSUMER, 1, "batch", (Piece(kept, 0, 3),)))
+    run_job(opened)
+    opened.pending.record(BatchEnded(NAME, CONSUMER, 1, "batch", "acknowledged"))
+    disk.kill_in = 2  # written: the rows' sync, the decision; not its sync
+    with pytest.raises(Killed):
+        run_job(opened)
+    disk.kill_in, disk.sync_fails = None, True
+    with pytest.raises(StoreFailed):
+        open_disk(disk, site="here")
+    disk.sync_fails = False
+    found = open_disk(disk, site="here").found
+    damage = [b.damage for _, consumers in found.subscriptions for c in consumers for b in c.batches]
+    assert damage in ([], [None]), "ended, or there with its rows"

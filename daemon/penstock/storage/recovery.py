@@ -118,8 +118,10 @@ def open_disk(disk: Disk, *, site: str) -> Opened:
     kept = _all_kept(state)
     rows = disk.rows(max([0, *(one.place.segment for one in kept if one.place is not None)]))
     damage = _map(rows, kept)
-    rows.remove_others()
     decisions = disk.decisions(journal.end)
+    # A process that was killed may have left its last decisions unsynced: rows go once what ended their batch is safe.
+    decisions.sync()
+    rows.remove_others()
     decisions.rewrite([identity, *map(encode, state.decisions())])
     pending = Pending(state, path=disk.path, free=disk.free)
     for one in kept:
