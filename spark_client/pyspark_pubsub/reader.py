@@ -21,7 +21,7 @@ from pyspark.sql.streaming.datasource import (
     SupportsTriggerAvailableNow,
 )
 
-from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings, Session
+from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings, Session, read_patiently
 from penstock.contract import new_id
 from penstock.contract.actions import CommitRequest, Ticket
 from penstock.errors import InvalidOption, InvalidRequest, PenstockError
@@ -151,12 +151,12 @@ class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
     # --- on executors -------------------------------------------------------------------------------------------
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """The rows of a slice, all of them or an error that fails the task."""
+        """The rows of a slice, all of them or an error that fails the task. Waits for a daemon that comes back."""
         assert isinstance(partition, Slice), "Spark hands back what `partitions` made"
         node = client(partition.endpoint)
         if partition.commit is not None:
             _deliver(node, CommitRequest.from_json(partition.commit))
-        return node.read(Ticket.from_json(partition.ticket))
+        return read_patiently(node, Ticket.from_json(partition.ticket), self._options.node_wait_s)
 
 
 def _deliver(node: NodeClient, commit: CommitRequest) -> None:

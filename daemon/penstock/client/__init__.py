@@ -10,6 +10,7 @@ from penstock.client.consumer import Batch, Consumer
 from penstock.client.driver import Driver, Limits, PlannedRead
 from penstock.client.node import NodeClient
 from penstock.client.offset import NamedBatch, Offset
+from penstock.client.patient import read_patiently
 from penstock.client.publisher import Publisher
 from penstock.client.session import Session
 from penstock.client.writing import WriteSettings, write
@@ -27,5 +28,6 @@ __all__ = [
     "ReaderSettings",
     "Session",
     "WriteSettings",
+    "read_patiently",
     "write",
 ]
