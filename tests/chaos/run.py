@@ -265,14 +265,19 @@ class Chaos:
         outcome.daemon_mb_end = round(mb[-1], 1)
         outcome.longest_standstill_s = standstill_s(outcome.samples)
         self._query.kill()
-        with contextlib.suppress(TimeoutError):
-            until(lambda: self._daemon.open_files <= outcome.daemon_files_start + FILES_TOLERANCE, CLOSE_S)
+        most = outcome.daemon_files_start + FILES_TOLERANCE
+        with contextlib.suppress(TimeoutError):  # what is still there then is told
+            until(lambda: self._daemon.open_files <= most and not self._segments(), CLOSE_S)
         outcome.daemon_files_end = self._daemon.open_files
-        outcome.segments_left = len(list((self.folder / "disk").rglob("*.seg")))
+        outcome.segments_left = self._segments()
         if (code := self._daemon.end()) != 0:
             raise RuntimeError(f"the daemon's drain ended with exit code {code}")
 
     # --- parts --------------------------------------------------------------------------------------------------
+
+    def _segments(self) -> int:
+        """Files with rows in the data_dir: none, once nothing is held."""
+        return len(list((self.folder / "disk").rglob("*.seg")))
 
     def _now(self) -> float:
         return time.monotonic() - self._start
