@@ -28,6 +28,11 @@ class Disk:
                 if error.errno != errno.ENOSPC:
                     raise
 
+    @property
+    def full(self) -> bool:
+        """Whether somebody has filled it."""
+        return self._filler.exists()
+
     def empty(self) -> None:
         """Give the room back."""
         self._filler.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ class DaemonUnderFire:
         self._daemon: Daemon = site.serve(*flags)
         self.port = self._daemon.port
         self.starts = 1
+        self.refused_starts = 0
 
     @property
     def anonymous_mb(self) -> float:
@@ -44,11 +45,17 @@ class DaemonUnderFire:
         except OSError:
             return 0
 
-    def ensure(self) -> None:
-        """Start it if it is gone."""
-        if self._daemon.process.poll() is not None:
-            self.starts += 1
+    def ensure(self, *, may_refuse: bool = False) -> None:
+        """Start it if it is gone. `may_refuse`: as on a full disk; then it is tried again, as a supervisor does."""
+        if self._daemon.process.poll() is None:
+            return
+        self.starts += 1
+        try:
             self._daemon = self._site.serve(*self._flags, port=self.port)
+        except AssertionError:  # it ended by itself; its log says why
+            if not may_refuse:
+                raise
+            self.refused_starts += 1
 
     def kill(self) -> None:
         """-9."""

@@ -85,6 +85,8 @@ class Outcome:
     remaining: int = 0
     unaccounted: int = 0
     daemon_starts: int = 0
+    refused_starts: int = 0
+    """Of the daemon, which does not start on a full disk."""
     query_starts: int = 0
     batches: int = 0
     settled_s: float = 0.0
@@ -260,6 +262,7 @@ class Chaos:
         outcome.remaining = self._faults.statistics(NAME)["remaining"]
         outcome.unaccounted = int(self._daemon.daemon.figures().get("unaccounted", 0))
         outcome.batches = len(batches)
+        outcome.refused_starts = self._daemon.refused_starts
         outcome.daemon_starts, outcome.query_starts = self._daemon.starts, self._query.starts
         mb = [sample.daemon_mb for sample in outcome.samples if sample.daemon_mb]
         outcome.daemon_mb_end = round(mb[-1], 1)
@@ -283,7 +286,7 @@ class Chaos:
         return time.monotonic() - self._start
 
     def _keep_running(self) -> None:
-        self._daemon.ensure()
+        self._daemon.ensure(may_refuse=self._disk is not None and self._disk.full)
         self._query.ensure()
 
     def _sample(self) -> None:
