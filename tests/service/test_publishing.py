@@ -19,7 +19,7 @@ from tests.service.conftest import NAME, TOPIC, Daemon, Site, until
 
 from penstock import Publisher
 from penstock.contract.publishing import PutReply
-from penstock.errors import NodeUnreachable, PenstockError, PublishFailed
+from penstock.errors import Draining, NodeUnreachable, PenstockError, PublishFailed
 
 BATCH = pa.RecordBatch.from_pydict({"data": [b"x" * 1000] * 1000})
 
@@ -84,7 +84,7 @@ def test_a_write_that_outlives_the_drain_gets_an_error(site: Site) -> None:
     writing = Writing(daemon.endpoint)
     until(lambda: published(site) > 2000)
     daemon.process.send_signal(signal.SIGTERM)
-    with pytest.raises(PenstockError):
+    with pytest.raises(Draining, match=r"shut down before the write was done.*rows taken [\d,]+ were confirmed"):
         writing.outcome.result(30)
     assert daemon.process.wait(30) == 0
 

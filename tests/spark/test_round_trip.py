@@ -24,6 +24,12 @@ from penstock.emulator import FaultClient
 OUT = "projects/p/topics/large-orders"
 READER = "projects/p/subscriptions/large-orders-reader"
 ROWS = 30_000
+TASKS = 8
+"""On two cores: with a second for each Publish there is time to interfere."""
+
+START_S = 100.0
+
+pytestmark = pytest.mark.timeout(300)  # daemons and workers start in the middle of it
 
 
 class Site(processes.Site):
@@ -85,7 +91,7 @@ def test_what_is_read_is_transformed_and_written_through_one_daemon(
         .trigger(availableNow=True)
         .start()
     )
-    assert query.awaitTermination(100), query.lastProgress
+    assert query.awaitTermination(200), query.lastProgress
     got = [(json.loads(one.data), dict(one.attributes), one.ordering_key) for one in _by_id(site.read())]
     assert [order["id"] for order, _, _ in got] == list(range(1001, 5000))
     assert all(order == orders_[order["id"]] for order, _, _ in got)
@@ -100,11 +106,11 @@ def _by_id(messages: list[PubsubMessage]) -> list[PubsubMessage]:
 
 def numbered(spark: SparkSession) -> DataFrame:
     data = f.rpad(f.col("id").cast("string"), 500, " ").alias("data")
-    return spark.range(0, ROWS, 1, 4).select(data)
+    return spark.range(0, ROWS, 1, TASKS).select(data)
 
 
 def writing(df: DataFrame, endpoint: str) -> Callable[[], Any]:
-    return df.write.format("pubsub").options(topicId=OUT, daemons=endpoint, nodeWait="60s").mode("append").save
+    return df.write.format("pubsub").options(topicId=OUT, daemons=endpoint, nodeWait="90s").mode("append").save
 
 
 def whole(site: Site) -> None:
@@ -114,30 +120,30 @@ def whole(site: Site) -> None:
 
 def test_a_daemon_that_is_killed_and_comes_back_costs_no_row(spark: SparkSession, site: Site) -> None:
     daemon = site.serve()
-    site.faults.delay("Publish", 0.3, 40)
+    site.faults.delay("Publish", 1.0, 1000)
     save = writing(numbered(spark), daemon.endpoint)
     with ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(save)
-        until(lambda: site.written() > 0, 60)
+        until(lambda: site.written() > 0, START_S)
         daemon.end(signal.SIGKILL)
         assert not outcome.done(), "there was more to write"
         site.serve(port=daemon.port)
-        outcome.result(90)
+        outcome.result(200)
     whole(site)
 
 
 def test_python_workers_that_are_killed_cost_no_row(spark: SparkSession, site: Site) -> None:
     daemon = site.serve()
-    site.faults.delay("Publish", 0.3, 40)
+    site.faults.delay("Publish", 1.0, 1000)
     killed = threading.Event()
     save = writing(numbered(spark), daemon.endpoint)
     with ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(save)
-        until(lambda: site.written() > 0, 60)
+        until(lambda: site.written() > 0, START_S)
         for worker in _writers(daemon.port):
             worker.kill()
             killed.set()
-        outcome.result(90)
+        outcome.result(200)
     assert killed.is_set()
     whole(site)
     until(lambda: "penstock_publish_writes 0.0" in daemon.http("/metrics")[1])

@@ -72,7 +72,7 @@ class Outlet:
     def close(self) -> None:
         """End the writes that still run: their callers get an error."""
         for write in list(self._running):
-            write.cancel()
+            write.cancel(Draining("the daemon was shut down before the write was done: write its rows again"))
 
     def figures(self) -> dict[str, int]:
         """Of all writes together."""

@@ -28,6 +28,9 @@ RETRY_FIRST_S, RETRY_LAST_S = 0.1, 10.0
 PATIENCE = 4.0
 """RESOURCE_EXHAUSTED stretches the pauses by this: the quota of a whole project is shared."""
 
+MAX_TOPICS = 1000
+"""Of one write: each has a breaker and figures."""
+
 GRACE_S = 2.0
 """A write that failed waits so long for the requests under way, to say how many were confirmed."""
 
@@ -101,9 +104,9 @@ class Write:
             await self._over.wait()
         return self._tally.reply()
 
-    def cancel(self) -> None:
-        """Nobody waits for the outcome any more: send nothing else, and leave what is under way."""
-        self._fail(InternalError("the writer went away"))
+    def cancel(self, why: PenstockError | None = None) -> None:
+        """Send nothing else, and leave what is under way. Without `why`: nobody waits for the outcome any more."""
+        self._fail(why or InternalError("the writer went away"))
         for task in self._sending:
             task.cancel()
 
@@ -157,6 +160,8 @@ class Write:
 
     async def _topic(self, name: str) -> Topic:
         if name not in self._used:
+            if len(self._used) >= MAX_TOPICS:
+                raise InvalidRequest(f"more than {MAX_TOPICS:,} topics in one write: write them in several")
             self._used[name] = await self._topics.ready(name, create=self._request.create_topic)
         return self._used[name]
 
@@ -270,6 +275,8 @@ class Write:
         lost = [parcel, *self._line.stop(parcel)]
         for behind in lost[1:]:
             self._hold(-behind.size_bytes)
+        if answer.means is Means.RETRY:  # a call that got no answer may have done its work
+            self._tally.unknown += parcel.messages
         messages = sum(one.messages for one in lost)
         topic.figures.failed_messages += messages
         events.PublishRefused(topic=topic.name, messages=messages, code=answer.code, error=answer.words).emit()
