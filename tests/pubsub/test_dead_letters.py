@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from google.pubsub_v1.types import PullRequest, PullResponse, Subscription, Topic
 from tests.pubsub.conftest import Room, until
@@ -53,6 +55,7 @@ async def test_a_letter_is_settled_once_it_is_confirmed_and_says_why_it_is_one(
     queue.publish(rows([[("a", "1")], []]), lambda: settled.append(2))
     await until(lambda: settled == [2])
     got = [message.message for message in (await read(room, 10)).received_messages]
+    got.sort(key=lambda message: message.attributes["penstock_message_id"])  # keys are published one after another
     assert [message.data for message in got] == [b"x", b"x"]
     values = (NAME, "m0", "6", "delivered more than 5 times")
     assert dict(got[0].attributes) == {"a": "1", **dict(zip(KEYS, values, strict=True))}
@@ -106,3 +109,23 @@ async def test_a_message_as_large_as_the_service_takes_goes_without_reasons(room
     await until(lambda: settled == [1])
     (got,) = (await read(room, 10)).received_messages
     assert dict(got.message.attributes) == {"a": "1"}
+
+
+async def test_a_request_has_letters_of_one_ordering_key_only(room: Room, queue: DeadLetterQueue) -> None:
+    await make_topic(room)
+    asked: list[set[str]] = []
+    publish = room.emulator.broker.publish
+
+    def watching(topic: str, messages: pa.StructArray, request_bytes: int) -> Any:
+        asked.append(set(messages.field("ordering_key").to_pylist()))
+        return publish(topic, messages, request_bytes)
+
+    room.emulator.broker.publish = watching  # type: ignore[method-assign]
+    batch = rows([[]] * 6)
+    keys = pa.array(["a", "a", "b", None, "", "a"])
+    settled: list[int] = []
+    queue.publish(
+        batch.set_column(batch.schema.get_field_index("ordering_key"), "ordering_key", keys), lambda: settled.append(6)
+    )
+    await until(lambda: settled == [6])
+    assert asked == [{""}, {"a"}, {"b"}]

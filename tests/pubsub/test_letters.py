@@ -23,7 +23,7 @@ def rows(attributes: list[Attributes], *, data: bytes = b"x") -> pa.RecordBatch:
         pa.array([data] * count, pa.binary()),
         pa.array(attributes, ROWS_SCHEMA.field("attributes").type),
         pa.array([0] * count, ROWS_SCHEMA.field("publish_time").type),
-        pa.array([None if n % 2 else f"k{n}" for n in range(count)], pa.string()),
+        pa.array([None if n % 2 else f"k{n % 8}" for n in range(count)], pa.string()),
         pa.array([6 + n for n in range(count)], pa.int32()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=ROWS_SCHEMA)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from penstock.clock import Clock
 from penstock.pubsub import wire
@@ -92,6 +93,7 @@ class DeadLetterQueue:
         """See `DeadLetterSink`."""
         self.statistics.pending += len(rows)
         job = _Job(len(rows), settled)
+        rows = _keys_together(rows)
         starts = range(0, len(rows), wire.MAX_PUBLISH_ROWS)
         self._waiting.extend(_Request(job, rows.slice(start, wire.MAX_PUBLISH_ROWS)) for start in starts)
         self._work.set()
@@ -109,6 +111,9 @@ class DeadLetterQueue:
     async def _next(self, pause_s: float) -> float:
         """One request; the pause before the next one. Its own frame, so that nothing of it is kept alive while idle."""
         request = self._waiting[0]
+        if (same := _of_one_key(request.rows)) < len(request.rows):
+            self._split(request, same)
+            return 0.0
         dead = letters(request.rows, self._subscription, self._reason)
         part = next(wire.cut_publish(dead))
         if len(part) < len(dead):
@@ -144,6 +149,21 @@ class DeadLetterQueue:
         job.left -= count
         if job.left == 0:
             job.settled()
+
+
+def _keys_together(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows of each ordering key side by side, in their order: fewer requests."""
+    keys = rows.column("ordering_key")
+    if keys.null_count == len(keys):
+        return rows
+    return rows.take(pc.sort_indices(keys.fill_null("")))  # stable
+
+
+def _of_one_key(rows: pa.RecordBatch) -> int:
+    """How many rows at the start have the same ordering key: a request may have messages of one only."""
+    keys = rows.column("ordering_key").fill_null("")
+    other = pc.index(pc.equal(keys, keys[0]), value=False).as_py()
+    return len(rows) if other < 0 else int(other)
 
 
 def _say(subscription: str, topic: str, messages: int, code: str, error: str) -> None:
