@@ -186,7 +186,7 @@ class Decisions:
             raise Killed
         disk.room(full=disk.full_for_rows)
         disk.sync()
-        disk.raw, disk.safe_bytes = raw, len(raw) if disk.fsync else 0
+        disk.raw, disk.safe_bytes = raw, len(raw)
         self._end = self._durable = self._rewritten = len(raw)
 
 

@@ -72,8 +72,8 @@ class Journal:
         try:
             os.posix_fallocate(file, 0, len(raw) + AHEAD_BYTES)
             _write(file, raw, 0)
-            if self._fsync:
-                sync_file(file)
+            # Without `fsync` too: its first record says so, and must not be lost with the rest. It is seldom done.
+            sync_file(file)
             fresh.rename(self._path)
         except OSError:
             os.close(file)
