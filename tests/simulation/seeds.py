@@ -77,9 +77,9 @@ def run_seeds(first: int, count: int, events: int = EVENTS, *, stress: tuple[str
         yield run_seed(seed, events, stress=stress)
 
 
-def first_failure(seeds: int, *, stress: tuple[str, ...] = ()) -> Result | None:
-    """The first of so many seeds that breaks a promise."""
-    return next((result for result in run_seeds(0, seeds, stress=stress) if result.failure is not None), None)
+def first_failure(seeds: int, *, first: int = 0, stress: tuple[str, ...] = ()) -> Result | None:
+    """The first of so many seeds, from `first` on, that breaks a promise."""
+    return next((result for result in run_seeds(first, seeds, stress=stress) if result.failure is not None), None)
 
 
 def _violation(defect: Exception) -> Violation:
