@@ -90,6 +90,19 @@ async def test_dropped_acks_are_answered_but_do_nothing(client: RawClient, fault
     assert (await asyncio.to_thread(faults.statistics, SUBSCRIPTION))["remaining"] == 0
 
 
+async def test_a_dropped_ack_of_an_exactly_once_subscription_is_not_called_done(
+    client: RawClient, faults: FaultClient
+) -> None:
+    await client.create(enable_exactly_once_delivery=True)
+    await client.publish(b"1")
+    async with client.stream() as stream:
+        (received,) = await stream.receive(1)
+        await asyncio.to_thread(faults.drop_acks, SUBSCRIPTION, 1)
+        error = await refused(client.ack(received.ack_id))
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        await client.ack(received.ack_id)
+
+
 async def test_an_unacknowledged_message_is_delivered_twice(client: RawClient, faults: FaultClient) -> None:
     await client.create()
     await client.publish(b"1", b"2")

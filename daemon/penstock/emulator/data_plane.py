@@ -16,7 +16,7 @@ from penstock.emulator import wire
 from penstock.emulator.broker import Broker
 from penstock.emulator.config import MAX_ACK_DEADLINE_S, MIN_ACK_DEADLINE_S
 from penstock.emulator.faults import Faults
-from penstock.emulator.refusal import Refused, exactly_once_failure, invalid
+from penstock.emulator.refusal import Refused, exactly_once_failure, invalid, unavailable
 from penstock.emulator.stream import PullStream
 from penstock.emulator.subscription import Subscription
 
@@ -200,6 +200,8 @@ class DataPlane:
             _check_deadlines(request.deadlines_s)
         read = subscription.ack_ids.read(request.ack_ids)
         if self._faults.swallows_acks(subscription.name):
+            if subscription.config.exactly_once:  # its OK is a promise
+                raise unavailable("a fault that was asked for: the acknowledgement was lost")
             return
         now = self._broker.clock()
         if request.deadlines_s is None:

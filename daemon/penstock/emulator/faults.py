@@ -83,7 +83,10 @@ class Faults:
         return cut
 
     def drop_acks(self, subscription: str, times: int = 1) -> None:
-        """The next requests with acks or modacks are answered OK and do nothing."""
+        """The next requests with acks or modacks do nothing, and are answered OK.
+
+        Not so on exactly-once subscriptions, whose OK is a promise: there they are UNAVAILABLE.
+        """
         self._dropped[subscription] = times
 
     def redeliver(self, subscription: str, messages: int = 1) -> int:

@@ -30,6 +30,11 @@ class Refused(Exception):
         self.trailing_metadata = trailing_metadata
 
 
+def unavailable(message: str) -> Refused:
+    """UNAVAILABLE."""
+    return Refused(grpc.StatusCode.UNAVAILABLE, message)
+
+
 def invalid(message: str) -> Refused:
     """INVALID_ARGUMENT."""
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
