@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.json as pa_json
 
 from penstock.errors import InvalidMessage, InvalidRequest
 
@@ -53,16 +54,25 @@ def attributes(texts: pa.Array, first_row: int) -> pa.MapArray:
 
 
 def _unescaped(texts: pa.Array) -> pa.Array:
-    """Each different text with escapes is decoded once, all of them in one call; most have none."""
+    """Each different text with escapes is decoded once, all of them in one native call; most have none."""
     escaped = pc.match_substring_regex(texts, f"[\\\\{_BACKSLASH}{_QUOTE}]")
     if not pc.any(escaped).as_py():
         return texts
     different = pc.unique(texts.filter(escaped))
     shown = pc.replace_substring(pc.replace_substring(different, _BACKSLASH, "\\\\"), _QUOTE, '\\"')
+    lines = pc.binary_join_element_wise('{"text":"', shown, '"}', "")
+    (raw,) = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n").view(pa.binary())
     try:
-        decoded = pa.array(json.loads('["' + '","'.join(shown.to_pylist()) + '"]'), pa.string())
-    except (ValueError, pa.ArrowException) as error:
+        decoded = pa_json.read_json(
+            pa.BufferReader(raw.as_buffer()),
+            pa_json.ReadOptions(use_threads=False, block_size=raw.as_buffer().size + 1),
+            pa_json.ParseOptions(explicit_schema=pa.schema([("text", pa.string())])),
+        )
+    except pa.ArrowException as error:
         raise InvalidMessage(f"column attributes: JSON that cannot be read: {error}") from error
+    if len(decoded) != len(different):  # a line break that is not escaped ends a line for this reader
+        raise InvalidMessage("column attributes: JSON that cannot be read: a line break within a string")
+    decoded = decoded.column("text").combine_chunks()
     return pc.if_else(escaped, decoded.take(pc.index_in(texts, value_set=different)), texts)
 
 
