@@ -215,10 +215,8 @@ class Write:
 
     def _cut(self) -> None:
         gathered_bytes = self._gathering.size_bytes
-        for parcel in self._gathering.cut():
-            if self._line.push(parcel):
-                self._hold(parcel.size_bytes)
-        self._hold(-gathered_bytes)
+        lined_up_bytes = sum(parcel.size_bytes for parcel in self._gathering.cut() if self._line.push(parcel))
+        self._hold(lined_up_bytes - gathered_bytes)
 
     async def _send(self, parcel: Parcel) -> None:
         """One request, again and again until it is confirmed or given up."""
