@@ -15,7 +15,8 @@
     │   ├── InvalidMessage        INVALID_MESSAGE         a row that Pub/Sub would refuse
     │   ├── ReaderFenced          READER_FENCED           a newer reader took the consumer over
     │   ├── EpochPast             EPOCH_PAST              the epoch was committed before
-    │   └── BatchGone             BATCH_GONE              acknowledged, released or lost; for good
+    │   ├── BatchGone             BATCH_GONE              acknowledged, released or lost; for good
+    │   └── PlanGone              PLAN_GONE               a restarted plan host: the query has to plan again
     ├── ServiceError              Google Cloud Pub/Sub said no
     │   ├── SubscriptionFailed    SUBSCRIPTION_FAILED     with Google's own code and message
     │   └── PublishFailed         PUBLISH_FAILED          rows that Pub/Sub refused, or took too long to take
@@ -140,6 +141,12 @@ class BatchGone(CallerError):
     """The node does not have the batch any more, and never will."""
 
     code = "BATCH_GONE"
+
+
+class PlanGone(CallerError):
+    """The plan's host does not know it (any more), so it cannot tell which slices were dealt: it deals none."""
+
+    code = "PLAN_GONE"
 
 
 class ServiceError(PenstockError):

@@ -167,6 +167,62 @@ class PlanReply(Body):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PlacedSlice(Body):
+    """A slice and where it is: the node that has it, and the address at which tasks read it."""
+
+    node: str
+    endpoint: str
+    ticket: Ticket
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AssignRequest(ReaderRequest):
+    """Make the callee the host of a plan: it deals these slices to the partitions that claim one.
+
+    `plan`: fresh for each list; the same list under a known one keeps its claims, another list is refused.
+    """
+
+    epoch: int
+    plan: str
+    slices: tuple[PlacedSlice, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AssignReply(Body):
+    """`incarnation`: of the host, whose claims end with its process."""
+
+    incarnation: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClaimRequest(Request):
+    """A task asks which slice partition `partition` of a plan reads; `near`: the node beside it, None: none is.
+
+    The same slice whenever this partition asks. Not a reader's call, and no contact.
+    """
+
+    plan: str
+    incarnation: str
+    partition: int
+    near: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClaimReply(Body):
+    """The slice that belongs to the partition from now on."""
+
+    slice: PlacedSlice
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExcludeRequest(ReaderRequest):
+    """Batches that plans of an epoch leave out for good, since their node has given them back: never acknowledged."""
+
+    epoch: int
+    batches: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedEpoch(Body):
     """An epoch that Spark has finished, and the batches its offset names: node ID → batch ID."""
 
