@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a store has the bytes of a chunk, and their CRC-32. `bucketed`: they tell the rows' buckets, too."""
+    """Where a store has the bytes of a chunk, and their XXH3 (64 bits). `bucketed`: they tell the rows' buckets, too."""
 
     segment: int
     offset: int
     length: int
-    crc: int
+    checksum: int
     bucketed: bool
 
 

@@ -1,6 +1,6 @@
 """Decisions to and from the journal's JSON: `{"k": kind, field: value …}`.
 
-A piece of a batch is `[segment, offset, length, crc, bucketed, first row, rows]`.
+A piece of a batch is `[segment, offset, length, checksum, bucketed, first row, rows]`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from penstock.storage.store import Store
 from penstock.storage.writing import Writing
 from penstock.telemetry import events
 
-FORMAT = 1
+FORMAT = 2
 """Of journal and segments; a daemon refuses what another one wrote."""
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import xxhash
 
 from penstock.contract import ROWS_SCHEMA
 from penstock.reservoir.kept import Copy, Place
@@ -87,11 +87,11 @@ class Segments:
         segment = self._room(subscription, raw.size)
         at = segment.used_bytes
         view = memoryview(raw)
-        crc = zlib.crc32(view)
+        checksum = xxhash.xxh3_64_intdigest(view)
         while view:
             done = os.pwrite(segment.file, view, at)
             view, at = view[done:], at + done
-        place = Place(segment.number, segment.used_bytes, raw.size, crc, rows.buckets is not None)
+        place = Place(segment.number, segment.used_bytes, raw.size, checksum, rows.buckets is not None)
         segment.used_bytes += -(-raw.size // _ALIGN) * _ALIGN
         segment.unsynced_bytes += raw.size
         segment.chunks += 1
@@ -134,7 +134,8 @@ class Segments:
         segment = self._all.get(place.segment) or self._map(place.segment)
         if place.offset + place.length > segment.memory.size:
             raise Damaged(f"{segment.path} ends at {segment.memory.size}, before byte {place.offset + place.length}")
-        if zlib.crc32(memoryview(segment.memory)[place.offset : place.offset + place.length]) != place.crc:
+        written = memoryview(segment.memory)[place.offset : place.offset + place.length]
+        if xxhash.xxh3_64_intdigest(written) != place.checksum:
             raise Damaged(f"the checksum of {segment.path} at byte {place.offset} is wrong")
         try:
             return _mapped(segment.memory, place)
