@@ -54,6 +54,6 @@ async def test_a_folder_of_another_release_is_refused(host: Host, monkeypatch: p
     async with host.process() as node:
         node.open()
         await node.reservoir.durable()
-    monkeypatch.setattr(recovery, "FORMAT", 2)
+    monkeypatch.setattr(recovery, "FORMAT", recovery.FORMAT + 1)
     with pytest.raises(InvalidOption, match="another release"):
         open_store(host.path, fsync=True, site="here")
