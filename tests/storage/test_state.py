@@ -40,7 +40,7 @@ DECISIONS: st.SearchStrategy[Decision] = st.one_of(
     st.builds(
         ConsumerNoted,
         *(SUBSCRIPTIONS, CONSUMERS, READERS, st.booleans(), st.booleans(), st.booleans(), st.booleans(), EPOCHS),
-        st.lists(BATCHES, max_size=2).map(tuple),
+        st.dictionaries(BATCHES, EPOCHS, max_size=2),
         st.floats(0, 2e9),
     ),
     st.builds(ConsumerHeard, SUBSCRIPTIONS, CONSUMERS, st.floats(0, 2e9)),

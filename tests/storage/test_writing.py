@@ -100,7 +100,7 @@ def test_a_start_removes_rows_once_what_ended_their_batch_is_safe(disk: Disk) ->
     opened = open_disk(disk, site="here")
     kept = append(opened)
     opened.pending.record(SubscriptionHeld(NAME, ordering=False, exactly_once=False))
-    noted = ConsumerNoted(NAME, CONSUMER, Reader(1, "r"), True, True, False, False, 0, (), 0.0)
+    noted = ConsumerNoted(NAME, CONSUMER, Reader(1, "r"), True, True, False, False, 0, {}, 0.0)
     opened.pending.record(noted)
     opened.pending.record(BatchSealed(NAME, CONSUMER, 1, "batch", (Piece(kept, 0, 3),)))
     run_job(opened)

@@ -18,6 +18,13 @@ MAX_PUTS = 64
 MAX_SLICES = 4096
 MAX_BODY_BYTES = 4 << 20
 
+MAX_NAME_LENGTH = 256
+"""Longest name that a daemon keeps (of a consumer, a reader, a plan, a batch); those that we make have 32 characters,
+those of nodes and addresses a host's name besides."""
+
+MAX_EXCLUDED = 256
+"""Excluded batches that a node keeps for one consumer: of 64 nodes that were lost in each of four epochs."""
+
 HEARTBEATS_PER_TIMEOUT = 12
 """A driver says `alive` this many times within `consumer_timeout_s`."""
 
@@ -27,6 +34,8 @@ __all__ = [
     "HEARTBEATS_PER_TIMEOUT",
     "MAX_BODY_BYTES",
     "MAX_CONSUMERS",
+    "MAX_EXCLUDED",
+    "MAX_NAME_LENGTH",
     "MAX_PUTS",
     "MAX_SLICES",
     "PROTOCOL_VERSION",

@@ -7,7 +7,7 @@ import base64
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from penstock.contract import MAX_SLICES, PROTOCOL_VERSION, ROWS_SCHEMA, project
+from penstock.contract import MAX_NAME_LENGTH, MAX_SLICES, PROTOCOL_VERSION, ROWS_SCHEMA, project
 from penstock.contract import actions as bodies
 from penstock.contract.body import Body, Request
 from penstock.errors import InvalidRequest, OpenAgain
@@ -16,10 +16,7 @@ from penstock.reservoir import Reservoir, Subscription
 MAX_BACKLOG_WAIT_S = 30.0
 """Longest that `backlog` waits; the action's deadline is a little longer."""
 
-MAX_NAME_LENGTH = 256
-"""Longest name of a consumer or a reader; those that we make have 32 characters."""
-
-DECISIONS = frozenset({"open", "seal", "commit", "release", "bye", "close"})
+DECISIONS = frozenset({"open", "seal", "exclude", "commit", "release", "bye", "close"})
 """Actions that are answered only when what they decided is durable, where anything is."""
 
 SCHEMA_TEXT = base64.b64encode(ROWS_SCHEMA.serialize().to_pybytes()).decode()
@@ -137,6 +134,19 @@ class Actions:
             consumer, request.epoch, request.batch, request.slices, request.columns, PROTOCOL_VERSION
         )
         return bodies.PlanReply(slices=tuple(slices))
+
+    def _assign(self, request: bodies.AssignRequest) -> Body:
+        self._reservoir.assign(request.consumer, request.reader, request.epoch, request.plan, request.slices)
+        return bodies.AssignReply(incarnation=self._reservoir.incarnation)
+
+    def _claim(self, request: bodies.ClaimRequest) -> Body:
+        placed = self._reservoir.claim(request.plan, request.incarnation, request.partition, request.near)
+        return bodies.ClaimReply(slice=placed)
+
+    def _exclude(self, request: bodies.ExcludeRequest) -> Body:
+        subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
+        subscription.exclude(consumer, request.epoch, request.batches)
+        return bodies.Empty()
 
     def _commit(self, request: bodies.CommitRequest) -> Body:
         subscription, consumer = self._reservoir.enter(request.consumer, request.reader)

@@ -75,6 +75,8 @@ _FIGURES = (
     _Figure("paused", "1 while pulling stands still", ("paused",)),
     _Figure("failed", "1 while the subscription cannot be pulled", ("failed",)),
     _Figure("consumers", "Consumers known", ("consumers",)),
+    _Figure("claims", "Slices dealt to Spark's tasks as the host of a plan", ("claims",), counts=True),
+    _Figure("claims_local", "Of these, slices on the node beside their task", ("claims_local",), counts=True),
     *(
         _Figure(f"{call}_breaker_open", f"1 while {what} fail and only probes are made", ("breakers", call, "open"))
         for call, what in (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock.contract import HEARTBEATS_PER_TIMEOUT, Reader
-from penstock.errors import BatchGone, OpenAgain, ReaderFenced
+from penstock.contract import HEARTBEATS_PER_TIMEOUT, MAX_EXCLUDED, MAX_NAME_LENGTH, Reader
+from penstock.errors import BatchGone, InvalidRequest, OpenAgain, ReaderFenced
 from penstock.reservoir.batch import Batch, State
+from penstock.reservoir.plans import Plans
 
 TOMBSTONES = 16
 """Epochs whose end is remembered, so that late calls are told what happened (design.md, section 5)."""
@@ -29,7 +31,8 @@ class Consumer:
     """State of one consumer on this node. `reader` outlives contact: fencing is for ever.
 
     `contact`: it was heard of within its time-out. `must_open`: its reader has to `open` before any other call.
-    `closed`: it ended for good and is forgotten with its last batch.
+    `closed`: it ended for good and is forgotten with its last batch. `excluded`: batch ID, of whichever node, → epoch.
+    `plans`: those that this node deals the slices of.
     """
 
     id: str
@@ -44,7 +47,8 @@ class Consumer:
     committed_through: int = 0
     batches: dict[int, Batch] = field(default_factory=dict)
     ended: OrderedDict[int, Tombstone] = field(default_factory=OrderedDict)
-    excluded: set[str] = field(default_factory=set)
+    excluded: dict[str, int] = field(default_factory=dict)
+    plans: Plans = field(default_factory=Plans)
 
     @property
     def heartbeat_s(self) -> float:
@@ -68,9 +72,10 @@ class Consumer:
             raise OpenAgain(f"this daemon does not know reader {reader.uuid} of consumer {self.id}: call open")
 
     def lose(self) -> None:
-        """Contact is over; whoever speaks for it next has to open."""
+        """Contact is over; whoever speaks for it next has to open, and plan anew."""
         self.contact = False
         self.must_open = True
+        self.plans.clear()
 
     def touch(self, now: float) -> None:
         """An unfenced reader has spoken."""
@@ -83,6 +88,30 @@ class Consumer:
     def displaceable(self, now: float) -> bool:
         """Whether another consumer may take its subscription over."""
         return not self.contact or self.said_bye or now - self.last_contact > MISSED_HEARTBEATS * self.heartbeat_s
+
+    def exclude(self, epoch: int, batches: Sequence[str]) -> bool:
+        """Never acknowledge these batches of an epoch; whether that is news. All of them, or `InvalidRequest`."""
+        for batch_id in batches:
+            if not 0 < len(batch_id) <= MAX_NAME_LENGTH:
+                raise InvalidRequest(f"exclude: a batch ID has 1 to {MAX_NAME_LENGTH} characters, not {len(batch_id)}")
+            known = self._epoch_of(batch_id)
+            if known not in {None, epoch}:
+                raise InvalidRequest(f"exclude: batch {batch_id} is of epoch {known}, not of {epoch}")
+        news = dict.fromkeys((batch_id for batch_id in batches if batch_id not in self.excluded), epoch)
+        if len(self.excluded) + len(news) > MAX_EXCLUDED:
+            raise InvalidRequest(
+                f"exclude: {len(news)} batches more than the {len(self.excluded)} of consumer {self.id} that are "
+                f"excluded already; at most {MAX_EXCLUDED} are kept until their epochs are committed"
+            )
+        self.excluded.update(news)
+        return bool(news)
+
+    def pass_epochs(self) -> bool:
+        """What was kept for epochs that are committed is not needed any more; whether exclusions are fewer now."""
+        self.plans.finish(self.committed_through)
+        kept = {batch_id: epoch for batch_id, epoch in self.excluded.items() if epoch > self.committed_through}
+        fewer, self.excluded = len(kept) < len(self.excluded), kept
+        return fewer
 
     def end(self, batch: Batch, reason: str) -> None:
         """Record how a batch left the node."""
@@ -104,6 +133,11 @@ class Consumer:
         if batch.state is not State.SEALED:
             raise gone(batch_id, epoch, Tombstone(batch_id, batch.state.value))
         return batch
+
+    def _epoch_of(self, batch_id: str) -> int | None:
+        """Of a batch that is held, or known to be excluded."""
+        held = next((epoch for epoch, batch in self.batches.items() if batch.id == batch_id), None)
+        return self.excluded.get(batch_id) if held is None else held
 
     def fence(self, reader: Reader) -> None:
         """Refuse a lower reader. Raises `ReaderFenced`."""

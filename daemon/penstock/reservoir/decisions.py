@@ -6,6 +6,7 @@ twice changes nothing. Times are seconds of the wall clock, since a restart may 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -39,7 +40,10 @@ class SubscriptionDropped:
 
 @dataclass(frozen=True)
 class ConsumerNoted:
-    """All there is to know of a consumer but its batches; `at` is the time of its last contact."""
+    """All there is to know of a consumer but its batches; `at` is the time of its last contact.
+
+    `excluded`: batch ID → epoch.
+    """
 
     subscription: str
     consumer: str
@@ -49,7 +53,7 @@ class ConsumerNoted:
     said_bye: bool
     closed: bool
     committed_through: int
-    excluded: tuple[str, ...]
+    excluded: Mapping[str, int]
     at: float
 
 

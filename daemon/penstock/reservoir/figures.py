@@ -72,6 +72,8 @@ def statistics(
                 "contact": consumer.contact,
                 "committed_through": consumer.committed_through,
                 "epochs": sorted(consumer.batches),
+                "excluded": dict(consumer.excluded),
+                "plans": len(consumer.plans),
             }
             for consumer in consumers
         },

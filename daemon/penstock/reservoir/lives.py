@@ -55,7 +55,7 @@ class Lives:
             return CommitState.ACKED if tombstone and named and tombstone.reason == ACKNOWLEDGED else CommitState.GONE
         if batch.state is State.COMMITTED:
             return CommitState.PENDING
-        if batch.id in excluded | consumer.excluded:
+        if batch.id in excluded or batch.id in consumer.excluded:
             self.release(consumer, batch, "excluded from a plan of its epoch")
             return CommitState.RELEASED
         if finished.nodes.get(self._node) != batch.id:
@@ -73,6 +73,14 @@ class Lives:
         for batch in [b for e, b in consumer.batches.items() if e < newest and e not in finished]:
             if batch.state is State.SEALED:
                 self.release(consumer, batch, "a later epoch was committed without it")
+
+    def forget_past(self, consumer: Consumer) -> None:
+        """Drop what was kept for epochs that are committed, when none of their batches can be acknowledged any more.
+
+        On record after what became of those batches, so that no restart finds one without its exclusion.
+        """
+        if consumer.pass_epochs():
+            self._notes.consumer(consumer)
 
     def requeue_unknown(self, consumer: Consumer, after: int) -> None:
         """Put back what no offset can name: `after` is the last epoch that the consumer's driver knows of.

@@ -100,7 +100,7 @@ class Notes:
                 said_bye=consumer.said_bye,
                 closed=consumer.closed,
                 committed_through=consumer.committed_through,
-                excluded=tuple(consumer.excluded),
+                excluded=dict(consumer.excluded),
                 at=self._wall_time(consumer.last_contact),
             )
         )

@@ -49,7 +49,7 @@ class RecoveredConsumer:
             closed=noted.closed,
             share=noted.share,
             committed_through=noted.committed_through,
-            excluded=set(noted.excluded),
+            excluded=dict(noted.excluded),
         )
         for epoch, (batch, reason) in self.ended.items():
             consumer.bury(epoch, Tombstone(batch, reason))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from penstock.clock import Clock
 from penstock.contract import MAX_CONSUMERS, MAX_SLICES, Reader, new_id, new_node, project
-from penstock.contract.actions import Ticket
+from penstock.contract.actions import PlacedSlice, Ticket
 from penstock.errors import InvalidRequest, OpenAgain, TooManyConsumers
 from penstock.reservoir.batch import Batch, Snapshot, State
 from penstock.reservoir.budget import Budget
 from penstock.reservoir.consumer import Consumer, Tombstone, fence, gone
 from penstock.reservoir.decisions import ConsumerEvicted, SubscriptionDropped
 from penstock.reservoir.evicted import Evicted, Past
+from penstock.reservoir.plans import Plan, plan_gone
 from penstock.reservoir.ports import BatchStore, SpillSink
 from penstock.reservoir.subscription import Subscription
 from penstock.settings import ReservoirSettings
@@ -115,6 +116,24 @@ class Reservoir:
             )
         return snapshot
 
+    def assign(self, consumer_id: str, reader: Reader, epoch: int, plan_id: str, slices: Sequence[PlacedSlice]) -> None:
+        """Be the host of a reader's plan. Raises `InvalidRequest`, `EpochPast`, and what `enter` does."""
+        subscription, consumer = self.enter(consumer_id, reader)
+        known = self._plan(plan_id)
+        if known is not None and known[1] is not consumer.plans.get(plan_id):
+            raise InvalidRequest(f"assign: plan {plan_id} is another consumer's: a list needs a plan ID of its own")
+        subscription.assign(consumer, epoch, plan_id, slices)
+
+    def claim(self, plan_id: str, incarnation: str, partition: int, near: str | None) -> PlacedSlice:
+        """The slice of one partition of a plan, the same one every time. Raises `PlanGone`, `InvalidRequest`."""
+        if incarnation != self.incarnation:
+            raise plan_gone(plan_id, "the daemon that dealt its slices was restarted")
+        found = self._plan(plan_id)
+        if found is None:
+            raise plan_gone(plan_id, "its epoch is past, or its query was given up or has planned many times since")
+        subscription, plan = found
+        return plan.claim(partition, near, subscription.dealt)
+
     def recover_evicted(self, found: Iterable[ConsumerEvicted]) -> None:
         """Take up the fences of consumers that went in a process before this one, oldest first."""
         for one in found:
@@ -158,6 +177,13 @@ class Reservoir:
     def _find(self, consumer_id: str) -> Subscription | None:
         return next((s for s in self.subscriptions.values() if consumer_id in s.consumers), None)
 
+    def _plan(self, plan_id: str) -> tuple[Subscription, Plan] | None:
+        for subscription in self.subscriptions.values():
+            for consumer in subscription.consumers.values():
+                if (plan := consumer.plans.get(plan_id)) is not None:
+                    return subscription, plan
+        return None
+
     def _batch(self, batch_id: str) -> Batch:
         tombstone: Tombstone | None = None
         for subscription in self.subscriptions.values():
@@ -173,12 +199,13 @@ class Reservoir:
     def _make_room(self) -> None:
         """When there are too many, evict one: that said bye, or else the one silent for longest.
 
-        Never one with contact or batches. Its fence and what it has committed are remembered.
+        Never one with contact or batches, nor with batches that are excluded: the driver that comes back must hear of
+        those. Its fence and what it has committed are remembered.
         """
         everybody = [(s, c) for s in self.subscriptions.values() for c in s.consumers.values()]
         if len(everybody) < MAX_CONSUMERS:
             return
-        idle = [(s, c) for s, c in everybody if (c.said_bye or not c.contact) and not c.batches]
+        idle = [(s, c) for s, c in everybody if (c.said_bye or not c.contact) and not (c.batches or c.excluded)]
         if not idle:
             raise TooManyConsumers(
                 f"this daemon serves {MAX_CONSUMERS} consumers already: stop one, or run another daemon"

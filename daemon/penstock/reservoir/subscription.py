@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from penstock.clock import Clock
 from penstock.contract import Reader
-from penstock.contract.actions import Accounting, FinishedEpoch, PlannedSlice, SealReply
+from penstock.contract.actions import Accounting, FinishedEpoch, PlacedSlice, PlannedSlice, SealReply
 from penstock.errors import InvalidRequest
 from penstock.reservoir import figures
 from penstock.reservoir.accounting import Ledger
@@ -20,6 +20,7 @@ from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.intake import Intake
 from penstock.reservoir.lives import Lives
 from penstock.reservoir.notes import Notes
+from penstock.reservoir.plans import Dealt
 from penstock.reservoir.ports import AckSink, BatchStore, DeadLetterSink, SpillSink
 from penstock.reservoir.queue import UNLIMITED
 from penstock.reservoir.recovery import RecoveredConsumer
@@ -84,6 +85,7 @@ class Subscription(Supply):
         )
         self.name = name
         self.node = node
+        self.dealt = Dealt()
         self._budget = budget
         self._consumer_timeout_s = settings.consumer_timeout_s
         self._notes = notes
@@ -156,6 +158,20 @@ class Subscription(Supply):
         check_past(consumer, epoch)
         return figures.planned(consumer.batch(epoch, batch_id), slices, columns, version)
 
+    def assign(self, consumer: Consumer, epoch: int, plan_id: str, slices: Sequence[PlacedSlice]) -> None:
+        """Deal these slices, of whichever nodes, to the tasks of a plan. Raises `EpochPast`, `InvalidRequest`."""
+        check_past(consumer, epoch)
+        consumer.plans.assign(plan_id, epoch, slices)
+
+    def exclude(self, consumer: Consumer, epoch: int, batches: Sequence[str]) -> None:
+        """Plans of an epoch leave these batches out, of whichever nodes: one that is held here is given back with it.
+
+        Raises `EpochPast`, `InvalidRequest`.
+        """
+        check_past(consumer, epoch)
+        if consumer.exclude(epoch, batches):
+            self._notes.consumer(consumer)
+
     def commit(
         self, consumer: Consumer, epochs: Sequence[FinishedEpoch], excluded: frozenset[str], *, contact: bool
     ) -> dict[int, str]:
@@ -164,6 +180,7 @@ class Subscription(Supply):
             self._roster.touch(consumer)
         states = {finished.epoch: self._lives.finish(consumer, finished, excluded) for finished in epochs}
         self._lives.release_missed(consumer, states)
+        self._lives.forget_past(consumer)
         self._change.tell()
         return {epoch: state.value for epoch, state in states.items()}
 
@@ -269,6 +286,8 @@ class Subscription(Supply):
         """Figures for `status` and `/metrics`."""
         return {
             **figures.statistics(self._holdings, self.batches, self.consumers.values(), self.backlog()),
+            "claims": self.dealt.claims,
+            "claims_local": self.dealt.local,
             "batches_spilled": len(self._spilling.spilled(self.batches)),
             "spilled_bytes": self.spilled_bytes,
             "used_bytes": self.used_bytes,

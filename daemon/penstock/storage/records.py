@@ -39,7 +39,8 @@ class Decoder:
         if "reader" in values:
             values["reader"] = Reader(*values["reader"])
         if "excluded" in values:
-            values["excluded"] = tuple(values["excluded"])
+            # Before batches could be excluded it was an empty list.
+            values["excluded"] = {batch: int(epoch) for batch, epoch in dict(values["excluded"]).items()}
         if "pieces" in values:
             values["pieces"] = tuple(self._piece(*piece) for piece in values["pieces"])
         decision: Decision = kind(**values)
