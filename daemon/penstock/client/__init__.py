@@ -6,6 +6,7 @@ are in `driver` (no threads, no sockets: nodes, clock and sleep are handed in), 
 """
 
 from penstock.client.calls import ReaderSettings
+from penstock.client.claiming import claim, own_node
 from penstock.client.consumer import Batch, Consumer
 from penstock.client.driver import Driver, Limits, PlannedRead
 from penstock.client.node import NodeClient
@@ -28,6 +29,8 @@ __all__ = [
     "ReaderSettings",
     "Session",
     "WriteSettings",
+    "claim",
+    "own_node",
     "read_patiently",
     "write",
 ]

@@ -76,17 +76,18 @@ class NodeClient:
         """Close."""
         self.close()
 
-    def call(self, action: str, request: Request) -> Any:
-        """One action within its deadline; the reply's class is that of `ACTIONS[action]`.
+    def call(self, action: str, request: Request, deadline_s: float | None = None) -> Any:
+        """One action within its own deadline, or that one; the reply's class is that of `ACTIONS[action]`.
 
         Raises what the daemon said, or `NodeUnreachable` when it did not answer (whether it acted is unknown then).
         """
         known = ACTIONS[action]
-        options = fl.FlightCallOptions(timeout=known.deadline_s)
+        deadline_s = known.deadline_s if deadline_s is None else deadline_s
+        options = fl.FlightCallOptions(timeout=deadline_s)
         try:
             replies = list(self._client.do_action(fl.Action(action, request.to_json()), options))
         except (fl.FlightError, pa.ArrowException) as error:
-            raise self._translated(error, f"{action}, deadline {known.deadline_s:g} s") from error
+            raise self._translated(error, f"{action}, deadline {deadline_s:g} s") from error
         if len(replies) != 1:
             raise InternalError(f"{action} at {self.endpoint}: {len(replies)} replies where one is due")
         return known.reply.from_json(replies[0].body.to_pybytes())
