@@ -22,25 +22,32 @@ from penstock.errors import BY_CODE
 from penstock.flight import actions as flight_actions
 
 CONSUMER, BATCH, NODE = "the-consumer", "the-batch", "the-node"
+PLAN, INCARNATION = "the-plan", "the-incarnation"
 WHO: dict[str, Any] = {"v": 1, "consumer": CONSUMER, "reader": [5, "r1"]}
 CREATE = {"topic": "projects/p/topics/t", "ack_deadline_seconds": 10, "filter": "x"}
-REFUSALS = {"INVALID_REQUEST", "PROTOCOL_MISMATCH", "OPEN_AGAIN", "BATCH_GONE", "SUBSCRIPTION_FAILED"}
+REFUSALS = {"INVALID_REQUEST", "PROTOCOL_MISMATCH", "OPEN_AGAIN", "BATCH_GONE", "PLAN_GONE", "SUBSCRIPTION_FAILED"}
 ANSWER_S = 10.0
 """Nothing that these tests ask for takes long."""
 
 
 def valid(action: str) -> list[dict[str, Any]]:
-    """Bodies that the action takes, with `CONSUMER`, `BATCH` and `NODE` for what differs from run to run."""
+    """Bodies that the action takes, with `CONSUMER`, `BATCH` and so on for what differs from run to run."""
     one = {"epoch": 1, "batch": BATCH}
     plan = {**WHO, **one, "slices": 2}
     finished = {"epoch": 1, "nodes": {NODE: BATCH}}
     opening = {**WHO, "subscription": SUBSCRIPTION, "after": 0, "share": True}
     seal = {**WHO, "epoch": 2, "after": 1}
+    ticket = {"v": 1, "batch": BATCH, "slice": 0, "slices": 2, "rows": 2}
+    placed = [{"node": node, "endpoint": "h:1", "ticket": {**ticket, "batch": node}} for node in (NODE, "another")]
+    claim = {"v": 1, "plan": PLAN, "incarnation": INCARNATION, "partition": 0}
     known: dict[str, list[dict[str, Any]]] = {
         "open": [opening, {**opening, "create": CREATE}, {**opening, "node": NODE}],
         "backlog": [WHO, {**WHO, "wait_s": 0.01}],
         "seal": [seal, {**seal, "max_rows": 1, "max_bytes": 1}],
         "plan": [plan, {**plan, "columns": ["data"]}],
+        "assign": [{**WHO, "epoch": 1, "plan": plan, "slices": placed} for plan in (PLAN, "new plan")],
+        "claim": [claim, {**claim, "near": NODE}],
+        "exclude": [{**WHO, "epoch": 1, "batches": [BATCH, "b"]}],
         "commit": [{**WHO, "epochs": [finished], "excluded": ["b"]}, {**WHO, "epochs": [], "task": True}],
         "release": [{**WHO, **one}],
         "status": [{"v": 1}, {"v": 1, "consumer": CONSUMER}],
@@ -58,6 +65,7 @@ class Target:
         self.options = fl.FlightCallOptions(timeout=ANSWER_S)
         self.node = daemon.reservoir.node
         self.made = 0
+        self.incarnation = daemon.reservoir.incarnation
         self.renew()
 
     def renew(self) -> None:
@@ -71,6 +79,9 @@ class Target:
         self.act("open", {**self.who, "subscription": SUBSCRIPTION, "after": 0})
         self.daemon.publish(5)
         self.batch = self.act("seal", {**self.who, "epoch": 1, "after": 0, "max_rows": 4})["batch"]
+        self.plan = f"p{self.made}"
+        (assign, *_) = valid("assign")
+        self.send("assign", self.meant(as_json(assign)))
 
     def act(self, action: str, body: dict[str, Any]) -> dict[str, Any]:
         """A call that must work."""
@@ -79,7 +90,8 @@ class Target:
 
     def meant(self, body: bytes) -> bytes:
         """With the real names."""
-        names = {CONSUMER: self.consumer, BATCH: self.batch, NODE: self.node}
+        names = {CONSUMER: self.consumer, BATCH: self.batch, NODE: self.node, PLAN: self.plan}
+        names[INCARNATION] = self.incarnation
         for name, real in names.items():
             body = body.replace(name.encode(), real.encode())
         return body
@@ -216,6 +228,16 @@ def test_a_body_at_the_limit_is_read_and_one_above_is_not(target: Target, call: 
         ("plan", {"batch": "b" * 3_000_000}),
         ("plan", {"columns": ["\ud800" * 9]}),
         ("plan", {"columns": ["data"] * 500_000}),
+        ("assign", {"plan": "p" * 3_000_000}),
+        ("assign", {"slices": [{"node": "n", "endpoint": "\ud800"}]}),
+        ("assign", {"slices": [[]] * 500_000}),
+        ("assign", {"epoch": 10**4000}),
+        ("claim", {"plan": "p" * 3_000_000}),
+        ("claim", {"incarnation": "i" * 3_000_000}),
+        ("claim", {"partition": 2**63}),
+        ("exclude", {"batches": ["b"] * 500_000}),
+        ("exclude", {"batches": ["b" * 300]}),
+        ("exclude", {"batches": [f"b{number}" for number in range(1_000)]}),
         ("commit", {"epochs": [{"epoch": 1, "nodes": {"\ud800": 1}}]}),
         ("status", {"\ud800": 1}),
         ("status", {"x" * 3_000_000: 1}),
@@ -238,6 +260,9 @@ def test_refusals_leave_nothing_behind(target: Target) -> None:
         ("plan", as_json({**WHO, "epoch": 1, "batch": large.decode(), "slices": 1})),
         ("status", large),
         ("open", as_json({**WHO, "subscription": large.decode(), "after": 0})),
+        ("assign", as_json({**WHO, "epoch": 1, "plan": large.decode(), "slices": valid("assign")[0]["slices"]})),
+        ("claim", as_json({**valid("claim")[0], "plan": large.decode()})),
+        ("exclude", as_json({**WHO, "epoch": 1, "batches": [large.decode()]})),
         ("commit", as_json({**WHO, "epochs": [[]] * 9_000})),
         ("do_get", large),
         ("get_flight_info", large),
@@ -263,4 +288,4 @@ def test_refusals_leave_nothing_behind(target: Target) -> None:
         after = repeat(10)
     finally:
         tracemalloc.stop()
-    assert after - before < 500_000, "half of one body, after seventy"
+    assert after - before < 500_000, "half of one body, after a hundred"

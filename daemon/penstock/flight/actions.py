@@ -12,6 +12,7 @@ from penstock.contract import actions as bodies
 from penstock.contract.body import Body, Request
 from penstock.errors import InvalidRequest, OpenAgain
 from penstock.reservoir import Reservoir, Subscription
+from penstock.telemetry import events
 
 MAX_BACKLOG_WAIT_S = 30.0
 """Longest that `backlog` waits; the action's deadline is a little longer."""
@@ -145,7 +146,10 @@ class Actions:
 
     def _exclude(self, request: bodies.ExcludeRequest) -> Body:
         subscription, consumer = self._reservoir.enter(request.consumer, request.reader)
-        subscription.exclude(consumer, request.epoch, request.batches)
+        if news := subscription.exclude(consumer, request.epoch, request.batches):
+            events.BatchesExcluded(
+                subscription=subscription.name, consumer=consumer.id, epoch=request.epoch, batches=news
+            ).emit()
         return bodies.Empty()
 
     def _commit(self, request: bodies.CommitRequest) -> Body:

@@ -89,8 +89,8 @@ class Consumer:
         """Whether another consumer may take its subscription over."""
         return not self.contact or self.said_bye or now - self.last_contact > MISSED_HEARTBEATS * self.heartbeat_s
 
-    def exclude(self, epoch: int, batches: Sequence[str]) -> bool:
-        """Never acknowledge these batches of an epoch; whether that is news. All of them, or `InvalidRequest`."""
+    def exclude(self, epoch: int, batches: Sequence[str]) -> int:
+        """Never acknowledge these batches of an epoch, all of them or `InvalidRequest`; how many are news."""
         for batch_id in batches:
             if not 0 < len(batch_id) <= MAX_NAME_LENGTH:
                 raise InvalidRequest(f"exclude: a batch ID has 1 to {MAX_NAME_LENGTH} characters, not {len(batch_id)}")
@@ -104,7 +104,7 @@ class Consumer:
                 f"excluded already; at most {MAX_EXCLUDED} are kept until their epochs are committed"
             )
         self.excluded.update(news)
-        return bool(news)
+        return len(news)
 
     def pass_epochs(self) -> bool:
         """What was kept for epochs that are committed is not needed any more; whether exclusions are fewer now."""

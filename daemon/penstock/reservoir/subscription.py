@@ -163,14 +163,15 @@ class Subscription(Supply):
         check_past(consumer, epoch)
         consumer.plans.assign(plan_id, epoch, slices)
 
-    def exclude(self, consumer: Consumer, epoch: int, batches: Sequence[str]) -> None:
-        """Plans of an epoch leave these batches out, of whichever nodes: one that is held here is given back with it.
+    def exclude(self, consumer: Consumer, epoch: int, batches: Sequence[str]) -> int:
+        """Plans of an epoch leave these batches out, of whichever nodes: one that is held here is released with it.
 
-        Raises `EpochPast`, `InvalidRequest`.
+        How many were not known to be excluded. Raises `EpochPast`, `InvalidRequest`.
         """
         check_past(consumer, epoch)
-        if consumer.exclude(epoch, batches):
+        if news := consumer.exclude(epoch, batches):
             self._notes.consumer(consumer)
+        return news
 
     def commit(
         self, consumer: Consumer, epochs: Sequence[FinishedEpoch], excluded: frozenset[str], *, contact: bool

@@ -39,6 +39,23 @@ class RequestFailed(Event):
     error: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchesExcluded(Event):
+    """A driver waited for a node in vain and plans its epoch without that node's batches, whose rows come again."""
+
+    level = "warning"
+    counter: ClassVar = _counter("batches_excluded", "Batches that a driver told this node to exclude", "subscription")
+    subscription: str
+    consumer: str
+    epoch: int
+    batches: int
+
+    @property
+    def amount(self) -> float:
+        """One for each batch."""
+        return self.batches
+
+
 # --- ingest ---------------------------------------------------------------------------------------------------------
 
 
