@@ -20,7 +20,7 @@ from penstock.reservoir import Subscription
 from penstock.reservoir.budget import Allocation
 from penstock.reservoir.chunk import Chunk
 
-ENDS = ("read and finished", "finished", "read", "")
+ENDS = ("read and finished", "finished", "read", "", "excluded and finished", "excluded")
 """What becomes of an epoch whose offset was written."""
 
 KEYS = ("red", "green", "blue", None)
@@ -101,7 +101,13 @@ class ReservoirMachine(RuleBasedStateMachine):
         """
         batch = self.offset_log[epoch][self.bench.reservoir.node]
         planned: set[str] = set()
-        for slices in (1, 3, 3):
+        if "excluded" in end:
+            try:
+                subscription, consumer = self.bench.reservoir.enter(CONSUMER, self.reader)
+                subscription.exclude(consumer, epoch, [batch])
+            except OpenAgain:
+                end = ""  # nobody may plan without it before that is on record
+        for slices in () if batch in self.bench.consumer.excluded else (1, 3, 3):
             try:
                 rows = self.plan(epoch, batch, slices, read="read" in end)
             except (BatchGone, OpenAgain):
