@@ -33,6 +33,8 @@ FIGURES: dict[str, Any] = {
     "share_bytes": 1000,
     "paused": "budget",
     "failed": None,
+    "claims": 8,
+    "claims_local": 7,
     "consumers": {"a": {}, "b": {}},
     "pull": {"streams": 2, "bytes": 4096, "responses": 7, "reconnects": 0},
     "acks": {"pending": 6, "requests": 8, "extended": 9},
@@ -93,6 +95,8 @@ async def test_metrics_are_what_prometheus_can_parse(get: Any) -> None:
     assert values["penstock_acks_pending"] == 6
     assert values["penstock_pull_streams"] == 2
     assert values["penstock_consumers"] == 2
+    assert values["penstock_claims_total"] == 8
+    assert values["penstock_claims_local_total"] == 7
     assert values["penstock_paused"] == 1
     assert values["penstock_failed"] == 0
 

@@ -18,6 +18,7 @@ from penstock.contract import Reader
 from penstock.contract.actions import (
     AliveRequest,
     CommitRequest,
+    ExcludeRequest,
     FinishedEpoch,
     OpenReply,
     OpenRequest,
@@ -175,6 +176,29 @@ def test_a_fence_survives_a_restart(site: Site, tmp_path: Path) -> None:
         old.open(daemon)
     with NodeClient(daemon.endpoint) as node:
         assert node.call("status", StatusRequest(v=V, consumer="c")).generation == new.reader.generation
+
+
+def test_an_excluded_batch_is_given_back_by_the_commit_after_a_kill(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    daemon = site.serve("--data-dir", str(folder))
+    query = Query()
+    name = query.open(daemon).node
+    site.publish(100)
+    batch = query.seal(daemon, 100).batch or ""
+    with NodeClient(daemon.endpoint) as node:
+        request = ExcludeRequest(v=V, consumer="c", reader=query.reader, epoch=1, batches=("of another", batch))
+        query.call(daemon, node, "exclude", request)
+    assert "batches excluded" in daemon.log()
+
+    daemon = kill_and_restart(site, daemon, folder)
+    again = query.open(daemon)
+    assert (again.held, set(again.excluded)) == ({1: batch}, {"of another", batch})
+    assert query.commit(daemon, name, batch) == "released"
+    query.after = 1
+    assert query.open(daemon).excluded == ()
+    until(lambda: site.statistics()["nacked"] == 100)
+    assert site.statistics()["acked"] == 0
+    assert ledger_adds_up(daemon)
 
 
 def test_an_emptied_data_dir_is_another_node_of_the_same_site(site: Site, tmp_path: Path) -> None:

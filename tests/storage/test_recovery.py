@@ -128,6 +128,30 @@ async def test_fences_survive_and_so_do_those_of_consumers_that_made_room_or_wer
                 node.open(generation, consumer=consumer)
 
 
+async def test_an_excluded_batch_is_never_acknowledged_by_a_process_that_comes_after(host: Host) -> None:
+    async with host.process() as node:
+        reader = node.open()
+        node.deliver(10)
+        batch = node.seal(reader, 1) or ""
+        node.subscription.exclude(node.reservoir.enter(CONSUMER, reader)[1], 1, [batch, "of a lost node"])
+        await node.reservoir.durable()
+    for generation in (2, 3):
+        async with host.process() as node:
+            reader = node.open(generation)
+            assert node.reservoir.enter(CONSUMER, reader)[1].excluded == {batch: 1, "of a lost node": 1}
+            await node.reservoir.durable()
+    async with host.process() as node:
+        reader = node.open(4)
+        assert node.commit(reader, 1, batch) == "released"
+        await node.reservoir.durable()
+    assert (len(host.acks.released), host.acks.acknowledged) == (10, [])
+    async with host.process() as node:
+        reader = node.open(5, after=1)
+        assert not node.reservoir.enter(CONSUMER, reader)[1].excluded
+        assert node.commit(reader, 1, batch) == "gone"
+    assert not host.acks.acknowledged
+
+
 async def test_rows_of_a_missing_file_are_gone_and_the_others_are_served(host: Host) -> None:
     async with host.process() as node:
         reader = node.open()
