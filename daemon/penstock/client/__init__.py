@@ -2,7 +2,8 @@
 
 Offsets, limits and tickets enter; action calls leave, and record batches come back. The protocol's rules for a reader
 are in `driver` (no threads, no sockets: nodes, clock and sleep are handed in), its threads in `session`, its sockets in
-`node`. The room must not know Spark, Pub/Sub or how a daemon works inside; it imports pyarrow and nothing else.
+`node`; what a task does besides is in `claiming` and `patient`. The room must not know Spark, Pub/Sub or how a daemon
+works inside; it imports pyarrow and nothing else.
 """
 
 from penstock.client.calls import ReaderSettings
