@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from penstock.contract import Reader
@@ -100,3 +102,15 @@ def test_pieces_of_one_chunk_share_its_copy() -> None:
     first, second, third = (piece.kept for piece in again.pieces)
     assert first is second is not third
     assert first.place == KEPT[0].place
+
+
+def test_a_consumer_of_a_journal_from_before_batches_could_be_excluded_is_read() -> None:
+    (noted,) = through_json(
+        [ConsumerNoted("s", "c", Reader(1, "r"), True, True, False, False, 3, {"lost": 4, "too": 5}, 1.0)]
+    )
+    assert isinstance(noted, ConsumerNoted)
+    assert noted.excluded == {"lost": 4, "too": 5}
+    before = {**encode(noted), "excluded": []}
+    assert Decoder(counts=False).decode(json.loads(json.dumps(before))) == replace(noted, excluded={})
+    with pytest.raises(ValueError, match="sequence"):
+        Decoder(counts=False).decode({**before, "excluded": ["without its epoch"]})
