@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from penstock.client import daemon_address
 from penstock.contract import COLUMNS, DEFAULT_ENDPOINT, MAX_SLICES, project, subscription_path, topic_path
 from penstock.contract.actions import CreateSubscription
 from penstock.errors import InvalidOption, InvalidRequest
@@ -31,6 +32,7 @@ KNOWN = (
     "shareSubscription",
     "columns",
     "commitTtl",
+    "lostNodes",
 )
 
 _CREATING = ("ackDeadlineSeconds", "enableMessageOrdering", "enableExactlyOnceDelivery", "filter")
@@ -73,7 +75,7 @@ class Options:
 
     subscription: str
     create: CreateSubscription | None
-    endpoint: str
+    daemons: tuple[str, ...]
     slices: int
     max_rows: int | None
     max_bytes: int | None
@@ -84,6 +86,7 @@ class Options:
     share: bool
     columns: tuple[str, ...] | None
     commit_ttl: int
+    exclude_lost: bool
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> Options:
@@ -114,7 +117,7 @@ class Options:
         options = cls(
             subscription=path,
             create=_create(said, own_project),
-            endpoint=_endpoint(said.get("daemons")),
+            daemons=_daemons(said.get("daemons")),
             slices=said.count("numPartitions", highest=MAX_SLICES) or default_slices(),
             max_rows=said.count("maxRecordsPerTrigger"),
             max_bytes=said.size_bytes("maxBytesPerTrigger"),
@@ -125,6 +128,7 @@ class Options:
             share=said.boolean("shareSubscription") or False,
             columns=_columns(said.get("columns")),
             commit_ttl=said.count("commitTtl", highest=1000) or 5,
+            exclude_lost=_exclude_lost(said.get("lostNodes") or "exclude"),
         )
         options._check_limits()
         return options
@@ -180,17 +184,19 @@ def _create(said: Said, project_id: str) -> CreateSubscription | None:
     )
 
 
-def _endpoint(daemons: str | None) -> str:
-    """One address for now. `PENSTOCK_ENDPOINT` is the default's default."""
-    from penstock.client.node import host_and_port  # noqa: PLC0415
-
-    addresses = values.names(daemons or os.environ.get("PENSTOCK_ENDPOINT") or DEFAULT_ENDPOINT)
-    if len(addresses) != 1 or addresses[0].startswith("dns:"):
-        values.refuse("daemons", daemons or "", "one host:port; this release reads from one daemon")
+def _daemons(said: str | None) -> tuple[str, ...]:
+    """Addresses of all daemons to read from. `PENSTOCK_ENDPOINT` is the default's default."""
+    addresses = values.names(said or os.environ.get("PENSTOCK_ENDPOINT") or DEFAULT_ENDPOINT)
     try:
-        return host_and_port(addresses[0])
+        return tuple(daemon_address(address) for address in addresses)
     except InvalidOption as error:
-        raise InvalidOption(f"{'option daemons' if daemons else 'PENSTOCK_ENDPOINT'}: {error.message}") from error
+        raise InvalidOption(f"{'option daemons' if said else 'PENSTOCK_ENDPOINT'}: {error.message}") from error
+
+
+def _exclude_lost(said: str) -> bool:
+    if said not in {"exclude", "fail"}:
+        values.refuse("lostNodes", said, "exclude (go on without a node once it has given its rows back) or fail")
+    return said == "exclude"
 
 
 def _columns(said: str | None) -> tuple[str, ...] | None:

@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,11 +22,24 @@ from pyspark.sql.streaming.datasource import (
     SupportsTriggerAvailableNow,
 )
 
-from penstock.client import Driver, Limits, NodeClient, Offset, ReaderSettings, Session, read_patiently
+from penstock.client import (
+    Driver,
+    Limits,
+    Listed,
+    NodeClient,
+    Offset,
+    PlanHost,
+    ReaderSettings,
+    Session,
+    SideBySide,
+    claim,
+    own_node,
+    read_patiently,
+)
 from penstock.contract import new_id
-from penstock.contract.actions import CommitRequest, Ticket
+from penstock.contract.actions import CommitRequest, PlacedSlice
 from penstock.errors import InvalidOption, InvalidRequest, PenstockError
-from pyspark_pubsub.clients import client
+from pyspark_pubsub.clients import beside, client, is_first
 from pyspark_pubsub.options import Options
 
 _LOG = logging.getLogger("penstock.spark")
@@ -34,18 +48,39 @@ NO_LIMIT = 1 << 62
 """`getDefaultReadLimit` says this and never `ReadAllAvailable`, which is how Trigger.Once is told apart."""
 
 
-class Slice(InputPartition):
-    """What one task reads: where, which rows, and a commit to deliver on the way. JSON inside: any release reads it."""
+@dataclass(frozen=True)
+class Carried:
+    """Commits that the driver could not deliver: the nodes they are for, and what to tell them, as JSON."""
 
-    def __init__(self, endpoint: str, ticket: bytes, commit: bytes | None) -> None:
+    nodes: tuple[str, ...]
+    request: bytes
+
+
+class Slice(InputPartition):
+    """What one task reads, and commits to deliver on the way. JSON inside: any release reads it."""
+
+    def __init__(self, placed: bytes, carried: Carried | None) -> None:
         super().__init__(None)
-        self.endpoint = endpoint
-        self.ticket = ticket
-        self.commit = commit
+        self.placed = placed
+        self.carried = carried
 
     def __repr__(self) -> str:
         """Where and which."""
-        return f"Slice({self.endpoint!r}, {self.ticket.decode()})"
+        return f"Slice({self.placed.decode()})"
+
+
+class Claim(InputPartition):
+    """One of a plan's partitions: its task asks the plan's host which slice it reads."""
+
+    def __init__(self, host: PlanHost, number: int, carried: Carried | None) -> None:
+        super().__init__(None)
+        self.host = host
+        self.number = number
+        self.carried = carried
+
+    def __repr__(self) -> str:
+        """Which of which."""
+        return f"Claim({self.number} of plan {self.host.plan} at {self.host.endpoint})"
 
 
 class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
@@ -95,12 +130,12 @@ class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         # Batch 0 run again after a crash: Spark asks for a new initial offset, the checkpoint knows the consumer.
         session = self._opened(until)
         planned = session.plan(begin, until, self._options.slices)
-        pending = session.driver.pending_commits()
-        commit = None if pending is None else pending.to_json()
-        return [
-            Slice(part.endpoint, part.ticket.to_json(), commit if number == 0 else None)
-            for number, part in enumerate(planned)
-        ]
+        host = session.host(until.epoch, planned)
+        behind = session.driver.pending_commits()
+        carried = None if behind is None else Carried(behind.nodes, behind.request.to_json())
+        if host is not None:
+            return [Claim(host, number, carried) for number in range(len(planned))]
+        return [Slice(part.placed.to_json(), carried) for part in planned]
 
     def reportLatestOffset(self) -> dict[str, Any] | None:  # noqa: N802
         """Backlog and nodes as last heard; shows as `sources[0].latestOffset` in the query's progress."""
@@ -124,8 +159,10 @@ class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
                 columns=options.columns,
                 node_wait_s=options.node_wait_s,
                 commit_ttl=options.commit_ttl,
+                exclude_lost=options.exclude_lost,
             )
-            self._session = Session(Driver(at.consumer, settings, [NodeClient(options.endpoint)]))
+            driver = Driver(at.consumer, settings, Listed(options.daemons), together=SideBySide())
+            self._session = Session(driver)
             if self._available_now:
                 self._session.driver.take_what_is_there(options.available_now_idle_s)
             _say_bye_at_the_end(self._session)
@@ -152,19 +189,29 @@ class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """The rows of a slice, all of them or an error that fails the task. Waits for a daemon that comes back."""
-        assert isinstance(partition, Slice), "Spark hands back what `partitions` made"
-        node = client(partition.endpoint)
-        if partition.commit is not None:
-            _deliver(node, CommitRequest.from_json(partition.commit))
-        return read_patiently(node, Ticket.from_json(partition.ticket), self._options.node_wait_s)
+        assert isinstance(partition, Slice | Claim), "Spark hands back what `partitions` made"
+        wait_s = self._options.node_wait_s
+        near = own_node() if isinstance(partition, Claim) or partition.carried is not None else None
+        if isinstance(partition, Claim):
+            host = partition.host
+            placed = claim(client(host.endpoint), host.plan, host.incarnation, partition.number, near, wait_s)
+        else:
+            placed = PlacedSlice.from_json(partition.placed)
+        node = client(placed.endpoint)
+        if partition.carried is not None:
+            _deliver(partition.carried, {placed.node: node} | ({near: beside()} if near is not None else {}))
+        return read_patiently(node, placed.ticket, wait_s)
 
 
-def _deliver(node: NodeClient, commit: CommitRequest) -> None:
-    """A commit that the driver could not deliver: no harm if this fails as well."""
-    try:
-        node.call("commit", commit)
-    except PenstockError as error:
-        _LOG.info("commit carried by a task to %s: %s", node.endpoint, error)
+def _deliver(carried: Carried, reachable: Mapping[str, NodeClient]) -> None:
+    """Commits that the driver could not deliver, to the nodes at hand that they are for: no harm if this fails, too."""
+    request = CommitRequest.from_json(carried.request)
+    for name, node in reachable.items():
+        if name in carried.nodes and is_first(name, request):
+            try:
+                node.call("commit", replace(request, node=name))
+            except PenstockError as error:
+                _LOG.info("commit carried by a task to %s: %s", node.endpoint, error)
 
 
 def _say_bye_at_the_end(session: Session) -> None:

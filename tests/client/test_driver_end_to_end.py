@@ -117,7 +117,8 @@ def test_a_commit_is_repeated_until_the_service_has_confirmed(daemon: Daemon) ->
     assert one.report()["epochs_pending"] == 1
     carried = one.pending_commits()
     assert carried is not None
-    assert carried.task
+    assert carried.request.task
+    assert carried.nodes == (daemon.reservoir.node,)
     daemon.on_loop(daemon.service.confirm)
     one.latest(end, ANY)
     assert one.report()["epochs_pending"] == 0

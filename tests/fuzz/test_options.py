@@ -77,7 +77,8 @@ def check(options: Options | InvalidOption, *named: str) -> None:
     assert all(duration is None or (math.isfinite(duration) and duration >= 0) for duration in durations)
     assert pickle.loads(pickle.dumps(options)) == options
     options.subscription.encode()
-    options.endpoint.encode()
+    assert options.daemons
+    "".join(options.daemons).encode()
     if options.create is not None:
         assert CreateSubscription.from_json(options.create.to_json(), strict=True) == options.create
 

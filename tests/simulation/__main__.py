@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--history", action="store_true", help="print the whole history of the first seed, and end")
     asked = parser.parse_args()
     stress = tuple(kind for kind in asked.stress.split(",") if kind)
-    known = [field.name for field in fields(Mix)]
+    known = [*(field.name for field in fields(Mix)), "spread"]
     if unknown := sorted(set(stress) - set(known)):
         parser.error(f"--stress: {unknown[0]!r} is unknown; known are {', '.join(known)}")
     if asked.history:

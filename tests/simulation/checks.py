@@ -9,7 +9,7 @@ from tests.simulation.history import Spans, Violation
 from tests.simulation.storage import Lasting
 
 from penstock.contract import Reader
-from penstock.contract.actions import CommitRequest, ReaderRequest, SealReply, Ticket
+from penstock.contract.actions import CommitRequest, PlacedSlice, ReaderRequest, SealReply, Ticket
 from penstock.contract.body import Request
 from penstock.flight.actions import DECISIONS
 from penstock.reservoir.batch import Batch, State
@@ -18,6 +18,7 @@ from penstock.storage import Found
 
 if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon
+    from tests.simulation.tasks import Job
     from tests.simulation.world import World
 
 CONTACT = frozenset({"open", "alive", "seal", "plan", "commit"})
@@ -31,6 +32,7 @@ class Checks:
         self._world = world
         self._finished: set[int] = set()
         self._contents: dict[str, tuple[int, ...]] = {}
+        self._dealt: dict[str, dict[int, PlacedSlice]] = {}
         self._slices: dict[tuple[str, int, int], list[int]] = {}
         self._newest: dict[tuple[str, str], Reader] = {}
         self._committed: dict[tuple[str, str], int] = {}
@@ -73,6 +75,15 @@ class Checks:
         strange = set(rows) - set(self._contents.get(ticket.batch, ()))
         if strange:
             raise Violation(f"batch {ticket.batch} was served with rows it was not sealed with", strange)
+
+    def claimed(self, job: Job, partition: int, placed: PlacedSlice) -> None:
+        """A partition of a plan was told what it reads."""
+        assert job.host is not None, "a plan has a host"
+        dealt = self._dealt.setdefault(job.host.plan, {})
+        if dealt.setdefault(partition, placed) != placed:
+            raise Violation(f"partition {partition} of plan {job.host.plan} was dealt two slices")
+        if list(dealt.values()).count(placed) > 1:
+            raise Violation(f"plan {job.host.plan}: {placed} was dealt to two partitions")
 
     # --- contact and fences -------------------------------------------------------------------------------------
 

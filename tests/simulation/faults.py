@@ -86,10 +86,15 @@ class Shape:
     publish_every_s: float
     fault_every_s: float
     calm: bool
+    spread: bool
+    """Whether a query reads from all daemons, each at an address of its own; else from one address."""
 
 
 class Faults:
-    """Draws them, and counts those that happened. `stress`: kinds that every seed is to have many of."""
+    """Draws them, and counts those that happened.
+
+    `stress`: kinds that every seed is to have many of, or `spread` for queries that read from several nodes.
+    """
 
     def __init__(self, rng: random.Random, stress: tuple[str, ...] = ()) -> None:
         self.rng = rng
@@ -97,13 +102,25 @@ class Faults:
         self.quiet = False
         self.shape = _shape(rng)
         if stress:
-            daemons = 2 if "move" in stress else self.shape.daemons
+            spread = self.shape.spread and "move" not in stress
+            daemons = self.shape.daemons
+            if "move" in stress:
+                daemons = 2
+            if "spread" in stress:
+                spread, daemons = True, max(daemons, 2)
             storage = "disk" if {*DISK, "slow_disk", "power_cut"} & set(stress) else self.shape.storage
-            self.shape = replace(self.shape, calm=False, fault_every_s=STRESS_EVERY_S, daemons=daemons, storage=storage)
+            self.shape = replace(
+                self.shape,
+                calm=False,
+                fault_every_s=STRESS_EVERY_S,
+                daemons=daemons,
+                spread=spread,
+                storage=storage,
+            )
         self.mix = Mix() if self.shape.calm else _mix(rng)
-        for kind in stress:
+        for kind in {*stress} - {"spread"}:
             setattr(self.mix, kind, STRESS_WEIGHT if kind in NOW_AND_THEN else STRESS_CHANCE)
-        if self.shape.daemons == 1:
+        if self.shape.daemons == 1 or self.shape.spread:
             self.mix.move = 0.0
         if self.shape.storage == "memory":
             for kind in DISK:
@@ -131,8 +148,9 @@ class Faults:
 
 def _shape(rng: random.Random) -> Shape:
     queries = rng.choice([1, 1, 1, 2])
+    daemons = rng.choice([1, 1, 2, 2, 3])
     return Shape(
-        daemons=rng.choice([1, 1, 2]),
+        daemons=daemons,
         queries=queries,
         share=rng.random() < 0.6,
         storage=rng.choice(["memory", "memory", "disk", "disk", "unsynced", "tmpfs"]),
@@ -147,6 +165,7 @@ def _shape(rng: random.Random) -> Shape:
         publish_every_s=rng.choice([0.1, 0.5, 2.0]),
         fault_every_s=rng.choice([2.0, 5.0, 15.0]),
         calm=rng.random() < 0.1,
+        spread=daemons > 2 or (daemons == 2 and rng.random() < 0.6),
     )
 
 

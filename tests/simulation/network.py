@@ -20,8 +20,8 @@ LATENCY_S = 0.01
 class Address:
     """Satisfies `client.Node`: leads to one daemon at a time, to another one after a move, to none while it is cut."""
 
-    def __init__(self, world: World, daemon: Daemon) -> None:
-        self.endpoint = "penstock:8815"
+    def __init__(self, world: World, daemon: Daemon, endpoint: str = "penstock:8815") -> None:
+        self.endpoint = endpoint
         self.daemon = daemon
         self.cut_until = 0.0
         self._world = world
@@ -34,7 +34,7 @@ class Address:
     def lead(self, daemon: Daemon) -> None:
         """From now on another daemon answers here."""
         self.daemon = daemon
-        self._world.note("the address leads to %s now", daemon.name)
+        self._world.note("the address %s leads to %s now", self.endpoint, daemon.name)
 
     def close(self) -> None:
         """Nothing to close."""

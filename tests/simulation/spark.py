@@ -63,7 +63,9 @@ class Query:
         self.world = world
         self.name = name
         self.checkpoint = Checkpoint()
-        self.address = Address(world, world.daemons[0])
+        self.addresses = [Address(world, world.daemons[0])]
+        if world.faults.shape.spread:
+            self.addresses = [Address(world, daemon, f"{daemon.name}:8815") for daemon in world.daemons]
         self.driver: QueryDriver | None = None
         self.zombies: list[QueryDriver] = []
         self.stopped = False
@@ -170,14 +172,15 @@ class QueryDriver:
     def _run_batch(self, batch: int, begin: Offset, end: Offset) -> None:
         checkpoint, rng = self.query.checkpoint, self.world.faults.rng
         self._step()
-        planned, commit = [], None
+        planned, host, carried = [], None, None
         if begin.epoch != end.epoch:
             reader = self._reader(end)
             for _ in range(rng.choice([1, 1, 2])):
                 planned = reader.plan(begin, end, self.world.faults.shape.slices)
-            commit = reader.pending_commits()
+                host = reader.host(end.epoch, planned)
+            carried = reader.pending_commits()
         self._step()
-        rows = self._job(lambda done: Job(self.world, self.query.address, planned, commit, done).start())
+        rows = self._job(lambda done: Job(self.world, self.query.addresses, planned, host, carried, done).start())
         self._step()
         if batch not in checkpoint.sink:
             checkpoint.sink[batch] = rows
@@ -205,7 +208,7 @@ class QueryDriver:
             self._driver = Driver(
                 at.consumer,
                 settings,
-                [self.query.address],
+                self.query.addresses,
                 clock=lambda: world.now,
                 wall=lambda: START_S + self._skew_s + world.now,
                 sleep=world.scheduler.sleep,

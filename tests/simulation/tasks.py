@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from tests.simulation.network import LATENCY_S, Address
 
-from penstock.client import PlannedRead, whole
-from penstock.contract.actions import CommitRequest
+from penstock.client import CarriedCommit, PlanHost, PlannedRead, whole
+from penstock.contract import PROTOCOL_VERSION
+from penstock.contract.actions import ClaimReply, ClaimRequest
 from penstock.errors import NodeUnreachable, PenstockError, from_dict
 from penstock.flight.reads import Read
 
@@ -48,9 +49,10 @@ class Job:
     """All tasks of one micro-batch. `done` gets the rows of the successful attempts, or `JobFailed`; once."""
 
     world: World
-    address: Address
+    addresses: list[Address]
     planned: list[PlannedRead]
-    commit: CommitRequest | None
+    host: PlanHost | None
+    carried: CarriedCommit | None
     done: Callable[[list[int] | JobFailed], None]
     ended: bool = False
     tasks: list[_Task] = field(default_factory=list)
@@ -67,8 +69,11 @@ class Job:
 
     def _attempt(self, number: int, task: _Task) -> None:
         task.running += 1
-        carried = self.commit if number == 0 else None
-        Attempt(self.world, self.address, task.planned, carried, lambda result: self._ended(number, task, result))
+        Attempt(self, number, task.planned, lambda result: self._ended(number, task, result))
+
+    def at(self, endpoint: str) -> Address:
+        """Where that leads."""
+        return next(address for address in self.addresses if address.endpoint == endpoint)
 
     def _ended(self, number: int, task: _Task, result: list[int] | PenstockError) -> None:
         task.running -= 1
@@ -98,33 +103,65 @@ class Attempt:
     """One attempt of a task. It outlives the driver that started it."""
 
     def __init__(
-        self,
-        world: World,
-        address: Address,
-        planned: PlannedRead,
-        commit: CommitRequest | None,
-        ended: Callable[[list[int] | PenstockError], None],
+        self, job: Job, number: int, planned: PlannedRead, ended: Callable[[list[int] | PenstockError], None]
     ) -> None:
+        world = job.world
+        self._job = job
+        self._number = number
         self._world = world
-        self._address = address
-        self._ticket = planned.ticket
+        self._placed = planned.placed
         self._ended = ended
         self._parts: list[Part] = []
-        if commit is not None:
-            # As `pyspark_pubsub.reader`: no harm if it fails.
-            address.send("commit", commit, lambda _outcome: None)
+        self._asked = False
+        # As `pyspark_pubsub.reader`: the machine that a task runs on has a daemon, or none.
+        self._beside = world.faults.rng.choice([None, *world.daemons]) if job.host is not None else None
         slow_s = 1.5 * world.faults.shape.consumer_timeout_s if world.faults.happens("slow_batch") else 0.0
-        world.at(slow_s + world.faults.soon_s(0.05), self._ask)
+        world.at(slow_s + world.faults.soon_s(0.05), self._begin if job.host is None else self._claim)
+
+    def _claim(self) -> None:
+        """Ask which slice this partition reads."""
+        host = self._job.host
+        assert host is not None, "only then is there something to claim"
+        near = self._beside.reservoir.node if self._beside is not None and self._beside.up else None
+        request = ClaimRequest(
+            v=PROTOCOL_VERSION, plan=host.plan, incarnation=host.incarnation, partition=self._number, near=near
+        )
+        self._job.at(host.endpoint).send("claim", request, self._claimed)
+
+    def _claimed(self, outcome: bytes | PenstockError) -> None:
+        """The reply; a second one is ignored, as the product's call does."""
+        if self._asked:
+            return
+        self._asked = True
+        if isinstance(outcome, PenstockError):
+            self._world.note("a task fails to claim: %s", outcome.code)
+            self._ended(outcome)
+            return
+        self._placed = ClaimReply.from_json(outcome).slice
+        self._world.checks.claimed(self._job, self._number, self._placed)
+        self._begin()
+
+    def _begin(self) -> None:
+        """The slice is known: deliver what is carried, and read."""
+        carried = self._job.carried
+        if carried is not None:
+            near = self._beside.reservoir.node if self._beside is not None and self._beside.up else None
+            for address in self._job.addresses:
+                node = address.daemon.reservoir.node if address.daemon.up else None
+                if node in carried.nodes and node in {near, self._placed.node}:
+                    # No harm if it fails.
+                    address.send("commit", replace(carried.request, node=node), lambda _outcome: None)
+        self._ask()
 
     def _ask(self) -> None:
-        daemon = self._address.reach()
+        daemon = self._job.at(self._placed.endpoint).reach()
         if daemon is None:
             self._fail(NodeUnreachable("nobody answers do_get"))
             return
         if self._world.frozen(daemon.process, self._ask):
             return
         try:
-            read = daemon.read(self._ticket)
+            read = daemon.read(self._placed.ticket)
         except PenstockError as error:
             self._fail(from_dict(error.to_dict()))
             return
@@ -165,7 +202,7 @@ class Attempt:
         """What Spark's task sees is what the product makes of the parts."""
         rows: list[int] = []
         try:
-            for batch in whole.whole_slice(self._ticket, self._came(error), self._address.endpoint):
+            for batch in whole.whole_slice(self._placed.ticket, self._came(error), self._placed.endpoint):
                 rows += [int(number) for number in batch.column("message_id").to_pylist()]
         except PenstockError as failure:
             self._parts.clear()
@@ -173,7 +210,7 @@ class Attempt:
             self._ended(failure)
             return
         self._parts.clear()
-        self._world.checks.read(self._ticket, rows)
+        self._world.checks.read(self._placed.ticket, rows)
         self._ended(rows)
 
     def _came(self, error: PenstockError | None) -> Iterator[Part]:

@@ -35,7 +35,7 @@ class World:
         self.checks = Checks(self)
         self.service = Service(self.scheduler, self.faults, self.history, self.checks.is_finished)
         shape = self.faults.shape
-        self.daemons = [Daemon(self, site) for site in ("a", "b")[: shape.daemons]]
+        self.daemons = [Daemon(self, site) for site in ("a", "b", "c")[: shape.daemons]]
         self.queries = [Query(self, name) for name in ("q", "r")[: shape.queries]]
 
     @property
@@ -114,7 +114,8 @@ class World:
         for query in self.queries:
             for zombie in list(query.zombies):
                 query.crash(zombie, "zombies end")
-            query.address.cut_until = 0.0
+            for address in query.addresses:
+                address.cut_until = 0.0
         for query in self.queries[1:]:
             if not self.faults.shape.share:  # only one may read: the other makes room
                 query.stopped = True
@@ -245,14 +246,14 @@ class World:
         return True
 
     def _cut(self) -> bool:
-        address = self.faults.rng.choice(self.queries).address
+        address = self.faults.rng.choice(self.faults.rng.choice(self.queries).addresses)
         seconds = self.faults.rng.choice([0.5, 5.0, 40.0])
         address.cut_until = self.now + seconds
         self.note("the way to %s is cut for %g s", address.daemon.name, seconds)
         return True
 
     def _move(self) -> bool:
-        address = self.faults.rng.choice(self.queries).address
+        (address,) = self.faults.rng.choice(self.queries).addresses
         address.lead(self.daemons[1 - self.daemons.index(address.daemon)])
         if self.faults.rng.random() < 0.7:  # and back again
             back = self.daemons[1 - self.daemons.index(address.daemon)]
@@ -270,5 +271,5 @@ class World:
     def _strangers(self) -> bool:
         """Consumers that come once and never again: they fill the daemon's list of consumers."""
         query = self.faults.rng.choice(self.queries)
-        Stranger(self, query.address)
+        Stranger(self, self.faults.rng.choice(query.addresses))
         return True

@@ -24,14 +24,16 @@ def parse(**options: str) -> Options:
 def test_defaults() -> None:
     options = parse()
     assert options.subscription == "projects/p/subscriptions/orders"
-    assert options.endpoint == "localhost:8815"
+    assert options.daemons == ("localhost:8815",)
+    assert options.exclude_lost
     assert (options.slices, options.node_wait_s, options.available_now_idle_s) == (default_slices(), 90.0, 5.0)
     assert (options.create, options.columns, options.share, options.commit_ttl) == (None, None, False, 5)
 
 
 def test_values_as_people_write_them() -> None:
     options = parse(
-        daemons="grpc://10.0.0.1:8815",
+        daemons="grpc://10.0.0.1:8815, node-2:8815, dns:///penstock.default.svc:8815",
+        lostNodes="fail",
         numPartitions="7",
         maxRecordsPerTrigger="1000",
         maxBytesPerTrigger="64m",
@@ -43,12 +45,8 @@ def test_values_as_people_write_them() -> None:
         columns="data, message_id",
         commitTtl="9",
     )
-    assert (options.endpoint, options.slices, options.max_rows, options.max_bytes) == (
-        "10.0.0.1:8815",
-        7,
-        1000,
-        64 << 20,
-    )
+    assert options.daemons == ("10.0.0.1:8815", "node-2:8815", "dns:///penstock.default.svc:8815")
+    assert (options.slices, options.max_rows, options.max_bytes, options.exclude_lost) == (7, 1000, 64 << 20, False)
     assert (options.min_rows, options.max_delay_s, options.node_wait_s) == (10, 1.5, 120.0)
     assert (options.available_now_idle_s, options.share, options.commit_ttl) == (0.5, True, 9)
     assert options.columns == ("data", "message_id")
@@ -72,8 +70,8 @@ def test_a_topic_says_how_to_create_the_subscription() -> None:
 
 def test_the_daemon_of_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_ENDPOINT", "node-7:9000")
-    assert parse().endpoint == "node-7:9000"
-    assert parse(daemons="localhost:1").endpoint == "localhost:1"
+    assert parse().daemons == ("node-7:9000",)
+    assert parse(daemons="localhost:1").daemons == ("localhost:1",)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +86,8 @@ def test_the_daemon_of_the_environment_is_the_default(monkeypatch: pytest.Monkey
         ({"shareSubscription": "yes"}, "shareSubscription='yes': true or false"),
         ({"columns": "data,payload"}, "columns='data,payload': at least one of message_id"),
         ({"columns": "data,data"}, "each at most once"),
-        ({"daemons": "a:1,b:2"}, "daemons='a:1,b:2': one host:port"),
+        ({"daemons": "dns:x:1"}, "write dns:///name:port"),
+        ({"lostNodes": "ignore"}, "lostNodes='ignore': exclude .* or fail"),
         ({"daemons": "somewhere"}, "write host:port"),
         ({"projectId": ""}, "projectId='': a value, or leave the option out"),
         ({"subscriptionId": "1x"}, "subscriptionId.*projects/PROJECT/subscriptions/ID"),

@@ -9,28 +9,36 @@ works inside; it imports pyarrow and nothing else.
 from penstock.client.calls import ReaderSettings
 from penstock.client.claiming import claim, own_node
 from penstock.client.consumer import Batch, Consumer
-from penstock.client.driver import Driver, Limits, PlannedRead
+from penstock.client.driver import CarriedCommit, Driver, Limits
+from penstock.client.listing import Listed, daemon_address
 from penstock.client.node import NodeClient
 from penstock.client.offset import NamedBatch, Offset
 from penstock.client.patient import read_patiently
+from penstock.client.planning import PlanHost, PlannedRead
 from penstock.client.publisher import Publisher
 from penstock.client.session import Session
+from penstock.client.together import SideBySide
 from penstock.client.writing import WriteSettings, write
 
 __all__ = [
     "Batch",
+    "CarriedCommit",
     "Consumer",
     "Driver",
     "Limits",
+    "Listed",
     "NamedBatch",
     "NodeClient",
     "Offset",
+    "PlanHost",
     "PlannedRead",
     "Publisher",
     "ReaderSettings",
     "Session",
+    "SideBySide",
     "WriteSettings",
     "claim",
+    "daemon_address",
     "own_node",
     "read_patiently",
     "write",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.contract import same_site
 from penstock.contract.actions import CommitReply, CommitState, FinishedEpoch
 
 
@@ -26,13 +27,15 @@ class PendingCommits:
         # Forgotten after this: the next commit that reaches the node gives such batches back (design.md, section 8).
         self._pending = {epoch: kept for epoch, kept in self._pending.items() if epoch > finished.epoch - self._ttl}
 
-    def settle(self, reply: CommitReply) -> int:
-        """Drop what the node has done with; returns how many of those batches were gone (their rows come again)."""
+    def settle(self, reply: CommitReply, node: str) -> int:
+        """Drop what the node has done with; returns how many of its batches were gone (their rows come again)."""
         done = {epoch: state for epoch, state in reply.epochs.items() if state != CommitState.PENDING}
         gone = 0
         for epoch, state in done.items():
-            if self._pending.pop(epoch, None) is not None and state == CommitState.GONE:
-                gone += 1
+            finished = self._pending.pop(epoch, None)
+            if finished is not None and state == CommitState.GONE:
+                # It also says so of an epoch in which it had nothing; and for the daemon before it at its site.
+                gone += any(same_site(named, node) for named in finished.nodes)
         return gone
 
     def epochs(self) -> tuple[FinishedEpoch, ...]:

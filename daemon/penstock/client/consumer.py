@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import pyarrow as pa
 
 from penstock.client.calls import ReaderSettings
 from penstock.client.driver import Driver, Limits
-from penstock.client.node import NodeClient
+from penstock.client.listing import Listed
 from penstock.client.offset import Offset
 from penstock.client.session import Session
+from penstock.client.together import SideBySide
 from penstock.contract import DEFAULT_ENDPOINT, new_id, project, subscription_path
 from penstock.errors import BatchGone, EpochPast, InvalidOption
 
@@ -70,8 +71,9 @@ class Consumer:
                 batch.commit()
 
     `name` makes the consumer the same one over restarts: what a process before it did not commit comes again at once,
-    and the older process, if it still runs, is fenced. `max_rows` and `max_bytes` bound a batch. Leaving the block (or
-    `close`) gives back what was not committed. Use it from one thread. Raises `PenstockError` from every call.
+    and the older process, if it still runs, is fenced. `endpoint`: one daemon or several. `max_rows` and `max_bytes`
+    bound a batch. Leaving the block (or `close`) gives back what was not committed. Use it from one thread. Raises
+    `PenstockError` from every call.
     """
 
     def __init__(  # noqa: PLR0913 - options, all with defaults
@@ -79,7 +81,7 @@ class Consumer:
         subscription: str,
         *,
         project_id: str | None = None,
-        endpoint: str | None = None,
+        endpoint: str | Sequence[str] | None = None,
         name: str | None = None,
         max_rows: int | None = None,
         max_bytes: int | None = None,
@@ -100,8 +102,9 @@ class Consumer:
             node_wait_s=node_wait_s,
         )
         self._limits = Limits(max_rows=max_rows, max_bytes=max_bytes)
-        self._node = NodeClient(endpoint or os.environ.get("PENSTOCK_ENDPOINT") or DEFAULT_ENDPOINT)
-        self._session = Session(Driver(self.name, settings, [self._node]))
+        endpoint = endpoint or os.environ.get("PENSTOCK_ENDPOINT") or DEFAULT_ENDPOINT
+        self._nodes = Listed([endpoint] if isinstance(endpoint, str) else endpoint)
+        self._session = Session(Driver(self.name, settings, self._nodes, together=SideBySide()))
         self._at = Offset.initial(self.name, self.subscription)
         self._closed = False
 
@@ -140,7 +143,7 @@ class Consumer:
         if sum(part.rows for part in planned) != end.rows:
             raise BatchGone(f"the batch of epoch {end.epoch} is gone (see the log for why): its rows come again")
         for part in planned:
-            yield from self._node.read(part.ticket)
+            yield from self._nodes.client(part.endpoint).read(part.ticket)
 
     def commit(self, finished: Offset) -> None:
         """For `Batch`: the epoch that ends there was processed."""
@@ -156,7 +159,7 @@ class Consumer:
             return
         self._closed = True
         self._session.close()
-        self._node.close()
+        self._nodes.close()
 
     def _sealed(self, wait_s: float) -> Offset | None:
         try:

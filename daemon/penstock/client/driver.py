@@ -1,6 +1,7 @@
 """The reader's side of the protocol: what a Spark driver and a plain consumer have in common.
 
-Which epochs are committed, sealed and planned, and when; `calls` says it to the nodes, `session` adds the threads.
+Which epochs are committed and sealed, and when; `planning` cuts them into slices, `calls` says it to the nodes,
+`session` adds the threads.
 """
 
 from __future__ import annotations
@@ -10,32 +11,30 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.client.available_now import AvailableNow, Verdict
-from penstock.client.calls import RETRY_LAST_S, Calls, Peer, ReaderSettings
+from penstock.client.calls import Calls, ReaderSettings, Together, one_by_one
 from penstock.client.node import Node
 from penstock.client.offset import NamedBatch, Offset
-from penstock.contract import HEARTBEATS_PER_TIMEOUT, same_site
+from penstock.client.peer import FIRST_HEARTBEAT_S, Peer
+from penstock.client.planning import PlanHost, PlannedRead, Planner
+from penstock.client.sharing import shared_out
 from penstock.contract.actions import (
     Backlog,
     BacklogRequest,
     ByeRequest,
     CloseRequest,
+    CommitReply,
     CommitRequest,
-    PlanReply,
-    PlanRequest,
+    FinishedEpoch,
     SealReply,
     SealRequest,
-    Ticket,
 )
-from penstock.errors import BatchGone, InvalidRequest
+from penstock.errors import InvalidRequest, NodeUnreachable, PenstockError
 
 _LOG = logging.getLogger("penstock.client")
-
-RELEASED_AFTER = 1.1
-"""A node that heard of its consumer last this many time-outs ago has released what it held (design.md, section 7)."""
 
 POLL_S = 0.05
 """How often AvailableNow looks at the backlog while it waits for silence."""
@@ -43,82 +42,97 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one batch may have (per node), and what is worth one; None: the daemon's own limit, any row."""
+    """What one batch may have on all nodes, and what is worth one; None: the daemons' own limits, any row."""
 
     max_rows: int | None = None
     max_bytes: int | None = None
     min_rows: int | None = None
     max_delay_s: float | None = None
 
-    def met(self, backlog: Backlog) -> bool:
+    def met(self, backlogs: Sequence[Backlog]) -> bool:
         """Whether a batch is due: enough rows, or rows that waited long enough, or no more that could come."""
-        if not backlog.rows:
+        waiting = [backlog for backlog in backlogs if backlog.rows]
+        if not waiting:
             return False
-        late = self.max_delay_s is not None and (backlog.oldest_age_s or 0.0) >= self.max_delay_s
-        return self.min_rows is None or backlog.rows >= self.min_rows or late or backlog.paused or backlog.draining
+        late = self.max_delay_s is not None and any((b.oldest_age_s or 0.0) >= self.max_delay_s for b in waiting)
+        stuck = any(backlog.paused or backlog.draining for backlog in waiting)
+        return self.min_rows is None or sum(b.rows for b in waiting) >= self.min_rows or late or stuck
+
+    def shared_out(self, backlogs: Sequence[Backlog]) -> list[Limits]:
+        """The part of each node, by what waits there."""
+        rows = _parts(self.max_rows, [backlog.rows for backlog in backlogs])
+        sizes = _parts(self.max_bytes, [backlog.bytes for backlog in backlogs])
+        return [replace(self, max_rows=r, max_bytes=s) for r, s in zip(rows, sizes, strict=True)]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether not a row may be taken."""
+        return self.max_rows == 0 or self.max_bytes == 0
 
 
 @dataclass(frozen=True)
-class PlannedRead:
-    """One slice and where it is."""
+class CarriedCommit:
+    """Finished epochs that these nodes could not be told of: a task beside one of them tells it."""
 
-    endpoint: str
-    ticket: Ticket
-    rows: int
-    bytes: int
+    nodes: tuple[str, ...]
+    request: CommitRequest
 
 
 class Driver:
     """Speaks for one consumer as one reader. Calls block; one at a time, but for `beat`, `look` and `bye`.
 
-    After `ReaderFenced` every call raises it, and no node is called again.
+    `nodes`: where daemons are listed, asked anew for each epoch. After `ReaderFenced` every call raises it, and no node
+    is called again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - time, sleep and threads are handed in
         self,
         consumer: str,
         settings: ReaderSettings,
-        nodes: Sequence[Node],
+        nodes: Sequence[Node] | Callable[[], Sequence[Node]],
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
+        together: Together = one_by_one,
     ) -> None:
         self.consumer = consumer
         self.settings = settings
-        self.gone_batches = 0
-        self._peers = [Peer(node, settings.commit_ttl) for node in nodes]
-        self._calls = Calls(consumer, settings, clock=clock, wall=wall, sleep=sleep)
+        self._nodes = nodes if callable(nodes) else functools.partial(list, nodes)
+        self._peers: list[Peer] = []
+        self._calls = Calls(consumer, settings, clock=clock, wall=wall, sleep=sleep, together=together)
+        self._planner = Planner(self._calls, lambda: self._peers, clock, sleep)
         self._clock, self._wall, self._sleep = clock, wall, sleep
-        self._available_now: AvailableNow | None = None
+        self._available_now: tuple[dt.datetime, float] | None = None
+        self._rules: dict[Peer, AvailableNow] = {}
         self._ended = False
-        self._started = clock()
-        self._left_out: dict[str, int] = {}
+        self._list_nodes()
 
     # --- epochs -------------------------------------------------------------------------------------------------
 
     def latest(self, start: Offset, limits: Limits) -> Offset | None:
         """Commit `start`, which Spark has finished, and seal the epoch after it; None when nothing is due.
 
-        Raises `NodeUnreachable` after `node_wait_s`, `SubscriptionShared`, `SubscriptionFailed`, `EpochPast`,
-        `ReaderFenced`.
+        Raises `NodeUnreachable` when no node answers for `node_wait_s`, `SubscriptionShared`, `SubscriptionFailed`,
+        `EpochPast`, `ReaderFenced`.
         """
         with self._calls.turn:
-            self._calls.after = max(self._calls.after, start.epoch)
+            self._ready(start)
             self._commit(start)
             if self._available_now is not None:
-                return self._until_quiet(start, limits, self._available_now)
+                return self._until_quiet(start, limits)
             return self._seal_if_due(start, limits)
 
     def seal(self, start: Offset, limits: Limits) -> Offset | None:
         """Seal the epoch after `start` and commit nothing; None when nothing is due. Raises as `latest`."""
         with self._calls.turn:
-            self._calls.after = max(self._calls.after, start.epoch)
+            self._ready(start)
             return self._seal_if_due(start, limits)
 
     def commit(self, finished: Offset) -> None:
         """The epoch that ends at `finished` was processed: its rows may be acknowledged. Raises as `latest`."""
         with self._calls.turn:
+            self._ready()
             self._commit(finished)
 
     def plan(self, start: Offset, end: Offset, slices: int) -> list[PlannedRead]:
@@ -135,43 +149,57 @@ class Driver:
                 "done that may be lost"
             )
         with self._calls.turn:
-            self._calls.after = max(self._calls.after, start.epoch)
-            return [read for node, named in end.nodes.items() for read in self._planned(end.epoch, node, named, slices)]
+            self._calls.left_out.learn(end.excluded)
+            self._ready(start)
+            return self._planner.plan(end, slices)
+
+    def host(self, epoch: int, planned: Sequence[PlannedRead]) -> PlanHost | None:
+        """Who deals these slices to tasks, so that each reads what is near; None: partition i reads slice i."""
+        with self._calls.turn:
+            return self._planner.host(epoch, planned)
 
     def take_what_is_there(self, idle_s: float) -> None:
         """From now on `latest` waits for rows, and ends for good once all that was published before now is taken."""
-        now = dt.datetime.fromtimestamp(self._wall(), dt.UTC)
-        self._available_now = AvailableNow(now, idle_s)
+        self._available_now = (dt.datetime.fromtimestamp(self._wall(), dt.UTC), idle_s)
 
     # --- for threads beside the caller's ------------------------------------------------------------------------
 
-    def beat(self) -> float:
-        """One heartbeat to every node that was opened; returns the seconds until the next.
+    @property
+    def peers(self) -> Sequence[Peer]:
+        """The nodes as they are listed now."""
+        return self._peers
+
+    def beat(self, peer: Peer | None = None) -> float:
+        """One heartbeat to a node, or to all; returns the seconds until the next.
 
         Never raises: what is wrong shows at the caller's next call. A node that asks for `open` gets it, unless a call
         is running, which will do so itself.
         """
-        pauses = [self._calls.beat(peer) for peer in self._peers if peer.id is not None]
-        return min(pauses, default=RETRY_LAST_S)
+        pauses = [self._calls.beat(each) for each in ([peer] if peer is not None else self._peers)]
+        return min(pauses, default=FIRST_HEARTBEAT_S)
 
-    def look(self, wait_s: float) -> bool:
-        """Whether an unsealed row is on some node, waiting up to `wait_s` for one. Raises what the node said."""
-        peer = self._peers[0]
-        if not peer.opened:
+    def look(self, wait_s: float, peer: Peer | None = None) -> bool:
+        """Whether an unsealed row is on a node, waiting up to `wait_s` for one. Raises what the node said."""
+        peer = peer or self._peers[0]
+        if not (peer.opened and peer.up):
             return False
         backlog: Backlog = self._calls.once(peer, "backlog", self._calls.ask(BacklogRequest, wait_s=wait_s))
         peer.backlog = backlog
         return backlog.rows > 0
 
     def bye(self) -> None:
-        """Tell the nodes that this reader stops; never waits for more than the action's deadline, never raises."""
+        """Tell the nodes that this reader stops; waits for each no longer than the action's deadline, never raises.
+
+        Safe in a signal handler: takes no lock.
+        """
         for peer in self._peers:
-            self._calls.part(peer, "bye", ByeRequest)
+            if peer.up:
+                self._calls.part(peer, "bye", ByeRequest)
 
     def close(self) -> None:
         """End the consumer for good: what it holds goes back to Pub/Sub. Never raises."""
-        for peer in self._peers:
-            self._calls.part(peer, "close", CloseRequest)
+        up = [peer for peer in self._peers if peer.up]
+        self._calls.together([functools.partial(self._calls.part, peer, "close", CloseRequest) for peer in up])
 
     # --- figures ------------------------------------------------------------------------------------------------
 
@@ -184,6 +212,11 @@ class Driver:
     def waits_for_rows(self) -> bool:
         """Whether `latest` answers at once when nothing is due, so that waiting is the caller's part."""
         return self._available_now is None
+
+    @property
+    def gone_batches(self) -> int:
+        """Batches that plans or commits went without: their rows came, or will come, again."""
+        return self._calls.left_out.gone
 
     def report(self) -> dict[str, Any]:
         """What is known of the backlog and the nodes, without a call. JSON values."""
@@ -202,118 +235,156 @@ class Driver:
             "trouble": "; ".join(dict.fromkeys(b.trouble for b in known if b.trouble)) or None,
         }
 
-    def pending_commits(self) -> CommitRequest | None:
-        """What a task may carry to a node that the driver could not tell; None when there is nothing."""
-        peer = self._peers[0]
-        if not len(peer.commits) or self._calls.reader is None:
+    def pending_commits(self) -> CarriedCommit | None:
+        """What tasks may carry to the nodes that the driver could not tell; None when there is nothing."""
+        behind = [peer for peer in self._peers if len(peer.commits)]
+        if not behind or self._calls.reader is None:
             return None
-        request: CommitRequest = self._calls.ask(
-            CommitRequest, epochs=peer.commits.epochs(), excluded=tuple(self._left_out), task=True
-        )
-        return request
+        epochs = {finished.epoch: finished for peer in behind for finished in peer.commits.epochs()}
+        request: CommitRequest = replace(self._commit_of([epochs[epoch] for epoch in sorted(epochs)]), task=True)
+        return CarriedCommit(tuple(peer.id for peer in behind if peer.id is not None), request)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _ready(self, start: Offset | None = None) -> None:
+        """Know the nodes that are listed, and be known to those that answer, before anything is decided."""
+        if start is not None:
+            self._calls.after = max(self._calls.after, start.epoch)
+            self._calls.left_out.learn(start.excluded)
+        self._list_nodes()
+        if self._calls.reader is None:
+            patience = self._calls.patience()
+            while self._calls.reader is None:
+                try:
+                    self._calls.greet(self._peers)
+                except NodeUnreachable as error:
+                    patience.wait(error)
+        if len(self._peers) > 1:  # with one, the next call does it
+            new = [peer for peer in self._peers if peer.up and not peer.opened]
+            self._calls.together([functools.partial(self._opened, peer) for peer in new])
+
+    def _opened(self, peer: Peer) -> None:
+        try:
+            self._calls.reach(peer)
+        except PenstockError as error:
+            _LOG.info("open at %s: %s", peer.node.endpoint, error)
+
+    def _list_nodes(self) -> None:
+        """New nodes join; one that is not listed any more stays while it answers."""
+        listed = {node.endpoint: node for node in self._nodes()}
+        known = {peer.node.endpoint for peer in self._peers}
+        if known == set(listed):
+            return
+        stay = [peer for peer in self._peers if peer.node.endpoint in listed or peer.up]
+        new = [Peer(node, self.settings.commit_ttl) for endpoint, node in listed.items() if endpoint not in known]
+        self._peers = stay + new
 
     def _commit(self, finished: Offset) -> None:
         for peer in self._peers:
             if finished.epoch:
                 peer.commits.add(finished.finished())
-            if len(peer.commits):
-                request = functools.partial(
-                    self._calls.ask, CommitRequest, epochs=peer.commits.epochs(), excluded=tuple(self._left_out)
-                )
-                reply = self._calls.patiently(peer, "commit", request)
-                if gone := peer.commits.settle(reply):
-                    self.gone_batches += gone
-                    _LOG.warning("%d finished batches were gone at %s: their rows come again", gone, peer.node.endpoint)
-        oldest = finished.epoch - self.settings.commit_ttl
-        self._left_out = {batch: epoch for batch, epoch in self._left_out.items() if epoch > oldest}
+        behind = [peer for peer in self._peers if len(peer.commits)]
+        # Nobody waits for a node that is down while another one answers: it is told later, or by a task.
+        others = len(self._peers) > 1 and any(peer.up for peer in self._peers)
+        told = [peer for peer in behind if peer.up] if others else behind
+        if told:
+            tell = self._calls.ask_all if others else self._calls.to_all
+            for peer, said in tell(told, "commit", lambda peer: self._commit_of(peer.commits.epochs())).items():
+                if isinstance(said, CommitReply):
+                    self._settle(peer, said)
+        self._calls.left_out.forget(finished.epoch - self.settings.commit_ttl)
+
+    def _commit_of(self, epochs: Sequence[FinishedEpoch]) -> CommitRequest:
+        request: CommitRequest = self._calls.ask(
+            CommitRequest, epochs=tuple(epochs), excluded=self._calls.left_out.batches
+        )
+        return request
+
+    def _settle(self, peer: Peer, reply: CommitReply) -> None:
+        if gone := peer.commits.settle(reply, peer.id or ""):
+            self._calls.left_out.gone += gone
+            _LOG.warning("%d finished batches were gone at %s: their rows come again", gone, peer.node.endpoint)
 
     def _seal_if_due(self, start: Offset, limits: Limits) -> Offset | None:
         if limits.min_rows is not None:
-            due = [limits.met(self._backlog(peer)) for peer in self._peers]
-            if not any(due) and not self._was_sealed(start.epoch + 1):
+            due = limits.met(list(self._backlogs().values()))
+            if not due and not self._was_sealed(start.epoch + 1):
                 return None
         return self._seal(start, limits)
 
     def _was_sealed(self, epoch: int) -> bool:
         """Whether a node said at `open` that it has a batch of this epoch, which a driver before this one sealed.
 
-        Such rows are in no backlog. True at most once, since the batch may be gone by then.
+        Such rows are in no backlog. True until the node was asked for it, since the batch may be gone by then.
         """
-        found = any(epoch in peer.held for peer in self._peers)
-        for peer in self._peers:
-            peer.held.discard(epoch)
-        return found
+        return any(epoch in peer.held and peer.up for peer in self._peers)
 
     def _seal(self, start: Offset, limits: Limits) -> Offset | None:
-        named: dict[str, NamedBatch] = {}
-        for peer in self._peers:
-            request = functools.partial(
-                self._calls.ask,
+        parts = self._parts(start.epoch + 1, limits)
+
+        def request(peer: Peer) -> SealRequest:
+            asked: SealRequest = self._calls.ask(
                 SealRequest,
                 epoch=start.epoch + 1,
                 after=start.epoch,
-                max_rows=limits.max_rows,
-                max_bytes=limits.max_bytes,
+                max_rows=parts[peer].max_rows,
+                max_bytes=parts[peer].max_bytes,
             )
-            reply: SealReply = self._calls.patiently(peer, "seal", request)
+            return asked
+
+        named: dict[str, NamedBatch] = {}
+        for peer, reply in self._calls.to_all(list(parts), "seal", request).items():
+            assert isinstance(reply, SealReply), "to_all gives replies"
             peer.backlog = reply.backlog
+            peer.held.discard(start.epoch + 1)
             if reply.batch is not None and peer.id is not None:
                 named[peer.id] = NamedBatch(batch=reply.batch, rows=reply.rows)
-        return start.next(named) if named else None
+        return start.next(named, self._calls.left_out.by_batch) if named else None
 
-    def _until_quiet(self, start: Offset, limits: Limits, rule: AvailableNow) -> Offset | None:
+    def _parts(self, epoch: int, limits: Limits) -> dict[Peer, Limits]:
+        """Who is asked for rows, and for how many. A node that may give none, and has sealed none before, is not."""
+        if len(self._peers) == 1 or (limits.max_rows is None and limits.max_bytes is None):
+            return dict.fromkeys(self._peers, limits)
+        known = self._backlogs()
+        parts = dict(zip(known, limits.shared_out(list(known.values())), strict=True))
+        one_row = replace(limits, max_rows=1)  # a batch that was sealed before is answered whole, whatever is asked for
+        sealed = {peer: one_row for peer in self._peers if epoch in peer.held and peer.up}
+        return sealed | {peer: part for peer, part in parts.items() if not part.nothing} or {next(iter(parts)): limits}
+
+    def _until_quiet(self, start: Offset, limits: Limits) -> Offset | None:
+        patience = self._calls.patience()
         while not self._ended:
-            (peer,) = self._peers
-            backlog = self._backlog(peer)
-            verdict = Verdict.TAKE if self._was_sealed(start.epoch + 1) else rule.judge(backlog, self._clock())
-            if verdict is Verdict.TAKE and (sealed := self._seal(start, limits)) is not None:
+            backlogs = self._backlogs()
+            verdicts = {Verdict.TAKE} if self._was_sealed(start.epoch + 1) else self._judge(backlogs)
+            if Verdict.TAKE in verdicts and (sealed := self._seal(start, limits)) is not None:
                 return sealed
-            self._ended = verdict is Verdict.END
+            silent = [peer.node.endpoint for peer in self._peers if peer not in backlogs]
+            if silent:  # it may have what was published before
+                patience.wait(NodeUnreachable(f"no penstock daemon answers at {', '.join(silent)}"))
+                continue
+            patience = self._calls.patience()
+            self._ended = verdicts == {Verdict.END}
             if not self._ended:
                 self._sleep(POLL_S)
         return None
 
-    def _planned(self, epoch: int, node: str, named: NamedBatch, slices: int) -> list[PlannedRead]:
-        (peer,) = self._peers
-        request = functools.partial(
-            self._calls.ask, PlanRequest, epoch=epoch, batch=named.batch, slices=slices, columns=self.settings.columns
+    def _judge(self, backlogs: dict[Peer, Backlog]) -> set[Verdict]:
+        assert self._available_now is not None, "only then is there an end"
+        now = self._clock()
+        for peer in backlogs:
+            if peer not in self._rules:
+                self._rules[peer] = AvailableNow(*self._available_now)
+        return {self._rules[peer].judge(backlog, now) for peer, backlog in backlogs.items()}
+
+    def _backlogs(self) -> dict[Peer, Backlog]:
+        """What waits on the nodes that answer."""
+        said: dict[Peer, Backlog] = self._calls.to_all(
+            self._peers, "backlog", lambda _peer: self._calls.ask(BacklogRequest)
         )
-        while True:
-            try:
-                reply: PlanReply = self._calls.patiently(peer, "plan", request)
-                break
-            except BatchGone as error:
-                if not self._ended_for_good(peer, node):
-                    _LOG.warning(
-                        "epoch %d is on node %s, but %s leads to another one: waiting until it is back or has given up",
-                        *(epoch, node, peer.node.endpoint),
-                    )
-                    self._sleep(RETRY_LAST_S)
-                    continue
-                self.gone_batches += 1
-                # Should the node that has it come back under this address, the commit must not acknowledge it.
-                self._left_out[named.batch] = epoch
-                _LOG.warning(
-                    "batch of epoch %d on node %s is left out, its %d rows come again: %s",
-                    *(epoch, node, named.rows, error),
-                )
-                return []
-        return [PlannedRead(peer.endpoint, part.ticket, part.rows, part.bytes) for part in reply.slices]
+        for peer, backlog in said.items():
+            peer.backlog = backlog
+        return said
 
-    def _ended_for_good(self, peer: Peer, node: str) -> bool:
-        """Whether what is not at `peer` can be at `node` no more, so that nobody will acknowledge it unread.
 
-        `node` said so itself; or it was the daemon before `peer` at one site, whose memory ended with it; or it has
-        been without contact from this reader for so long that it has released by itself.
-        """
-        if peer.id is None or same_site(peer.id, node):
-            return True
-        timeout_s = peer.heartbeat_s * HEARTBEATS_PER_TIMEOUT
-        return self._clock() - peer.left.get(node, self._started) >= RELEASED_AFTER * timeout_s
-
-    def _backlog(self, peer: Peer) -> Backlog:
-        backlog: Backlog = self._calls.patiently(peer, "backlog", functools.partial(self._calls.ask, BacklogRequest))
-        peer.backlog = backlog
-        return backlog
+def _parts(limit: int | None, waiting: Sequence[int]) -> Sequence[int | None]:
+    return [None] * len(waiting) if limit is None else shared_out(limit, waiting)

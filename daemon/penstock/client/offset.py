@@ -22,13 +22,17 @@ class NamedBatch(Body):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Offset(Body):
-    """The end of epoch `epoch` (0: nothing read yet). `nodes`: node ID → the batch it sealed for the epoch."""
+    """The end of epoch `epoch` (0: nothing read yet). `nodes`: node ID → the batch it sealed for the epoch.
+
+    `excluded`: batch ID → epoch of those that plans before this epoch left out for good; None: there are none.
+    """
 
     v: int
     consumer: str
     subscription: str
     epoch: int
     nodes: dict[str, NamedBatch]
+    excluded: dict[str, int] | None = None
 
     @classmethod
     def initial(cls, consumer: str, subscription: str, epoch: int = 0) -> Offset:
@@ -51,9 +55,9 @@ class Offset(Body):
             )
         return offset
 
-    def next(self, nodes: dict[str, NamedBatch]) -> Offset:
+    def next(self, nodes: dict[str, NamedBatch], excluded: dict[str, int] | None = None) -> Offset:
         """The end of the epoch after this one."""
-        return dataclasses.replace(self, epoch=self.epoch + 1, nodes=nodes)
+        return dataclasses.replace(self, epoch=self.epoch + 1, nodes=nodes, excluded=excluded)
 
     def finished(self) -> FinishedEpoch:
         """The epoch as a commit says it."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
-from penstock.client.driver import Driver, Limits, PlannedRead
+from penstock.client.driver import Driver, Limits
 from penstock.client.offset import Offset
+from penstock.client.peer import Peer
+from penstock.client.planning import PlanHost, PlannedRead
 from penstock.errors import PenstockError
 
 IDLE_WAIT_S = 0.1
@@ -25,9 +28,10 @@ class Session:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self._stop = threading.Event()
-        self._asked = threading.Event()
+        self._asked = threading.Condition()
+        self._asks = 0
         self._woken = threading.Event()
-        self._started = False
+        self._served: set[Peer] = set()
         self.saying_bye = False
         """Whether `bye` is under way: a signal handler that interrupts it must let it go on."""
 
@@ -51,6 +55,10 @@ class Session:
         """`Driver.plan`."""
         self._start()
         return self.driver.plan(start, end, slices)
+
+    def host(self, epoch: int, planned: Sequence[PlannedRead]) -> PlanHost | None:
+        """`Driver.host`."""
+        return self.driver.host(epoch, planned)
 
     def commit(self, finished: Offset) -> None:
         """`Driver.commit`."""
@@ -78,11 +86,12 @@ class Session:
         self.driver.close()
 
     def _start(self) -> None:
-        if self._started:
-            return
-        self._started = True
-        for name, run in (("heartbeat", self._beat), ("backlog", self._look)):
-            threading.Thread(target=run, name=f"penstock-{name}", daemon=True).start()
+        """Two threads for each node that has none yet: one that stands still holds up no other."""
+        for peer in self.driver.peers:
+            if peer not in self._served:
+                self._served.add(peer)
+                for name, run in (("heartbeat", self._beat), ("backlog", self._look)):
+                    threading.Thread(target=run, args=(peer,), name=f"penstock-{name}", daemon=True).start()
 
     def _rows_come(self, wait_s: float, limits: Limits) -> bool:
         """Wait for the first row; with a minimum there may be rows already, so that only time can tell."""
@@ -90,21 +99,30 @@ class Session:
             self._stop.wait(min(wait_s, IDLE_WAIT_S))
             return True
         self._woken.clear()
-        self._asked.set()
+        with self._asked:
+            self._asks += 1
+            self._asked.notify_all()
         return self._woken.wait(wait_s)
 
-    def _beat(self) -> None:
-        while not self._stop.wait(self.driver.beat()):
-            pass
+    def _serves(self, peer: Peer) -> bool:
+        """Whether a node's threads go on."""
+        return not self._stop.is_set() and peer in self.driver.peers
 
-    def _look(self) -> None:
+    def _beat(self, peer: Peer) -> None:
+        while self._serves(peer) and not self._stop.wait(self.driver.beat(peer)):
+            pass
+        self._served.discard(peer)
+
+    def _look(self, peer: Peer) -> None:
         """Ask only when somebody waits, so that a busy query costs no extra calls."""
-        while not self._stop.is_set():
-            if not self._asked.wait(LOOK_AGAIN_S):
-                continue
-            self._asked.clear()
+        answered = 0
+        while self._serves(peer):
+            with self._asked:
+                if self._asks == answered and not self._asked.wait(LOOK_AGAIN_S):
+                    continue
+                answered = self._asks
             try:
-                if self.driver.look(LOOK_S):
+                if self.driver.look(LOOK_S, peer):
                     self._woken.set()
             except PenstockError:  # the caller's own next call hears the same
                 self._woken.set()

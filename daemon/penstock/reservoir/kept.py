@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a store has the bytes of a chunk, and their XXH3 (64 bits). `bucketed`: they tell the rows' buckets, too."""
+    """Where a store has the bytes of a chunk, and their XXH3 (64 bits). `bucketed`: they tell the buckets, too."""
 
     segment: int
     offset: int
