@@ -31,6 +31,8 @@ class Mix:
     stalled_task: float = 0.0
     speculation: float = 0.0
     slow_batch: float = 0.0
+    # A node goes, for long, when Spark has just written down what it sealed.
+    lost_node: float = 0.0
     # The daemon's disk.
     slow_disk: float = 0.0
     # What happens now and then, to somebody.

@@ -166,6 +166,8 @@ class QueryDriver:
                 raise ConcurrentUpdate
             checkpoint.offsets[last] = json.dumps(end.to_plain())
             self.world.note("%s writes offsets/%d: epoch %d %s", self.name, last, end.epoch, _Named(end))
+            if end.nodes and self.world.faults.happens("lost_node"):
+                self.world.lose_node(self.query, self.world.faults.rng.choice(sorted(end.nodes)))
             self._run_batch(last, position, end)
             position = end
 

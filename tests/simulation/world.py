@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tests.simulation.checks import Checks
 from tests.simulation.daemon import Daemon
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
 from tests.simulation.history import History, Violation
+from tests.simulation.network import Address
 from tests.simulation.pubsub import Service
 from tests.simulation.schedule import Event, Process, Scheduler
 from tests.simulation.spark import Query, QueryDriver
@@ -207,6 +208,23 @@ class World:
         disk.full_for_rows = disk.full_for_decisions = False
         self.note("%s has room again", disk.path)
 
+    def lose_node(self, query: Query, node: str) -> None:
+        """One that has rows which an offset names is gone for longer than its consumers may be silent, or cut off."""
+        for daemon in self.daemons:
+            if not daemon.up or daemon.reservoir.node != node:
+                continue
+            seconds = self.faults.rng.choice([1.5, 3.0]) * self.faults.shape.consumer_timeout_s
+            if self.faults.rng.random() < 0.5:
+                daemon.crash("is lost")
+                self.at(seconds, daemon.boot)
+            else:
+                self._cut_off([address for address in query.addresses if address.daemon is daemon], seconds)
+
+    def _cut_off(self, addresses: Sequence[Address], seconds: float) -> None:
+        for address in addresses:
+            address.cut_until = max(address.cut_until, self.now + seconds)
+            self.note("the way to %s is cut for %g s", address.daemon.name, seconds)
+
     def _daemon_pause(self) -> bool:
         daemon = self.faults.rng.choice(self.daemons)
         return daemon.up and self._freeze(daemon.process)
@@ -247,9 +265,7 @@ class World:
 
     def _cut(self) -> bool:
         address = self.faults.rng.choice(self.faults.rng.choice(self.queries).addresses)
-        seconds = self.faults.rng.choice([0.5, 5.0, 40.0])
-        address.cut_until = self.now + seconds
-        self.note("the way to %s is cut for %g s", address.daemon.name, seconds)
+        self._cut_off([address], self.faults.rng.choice([0.5, 5.0, 40.0]))
         return True
 
     def _move(self) -> bool:
