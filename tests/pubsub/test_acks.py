@@ -12,7 +12,7 @@ from tests.pubsub.conftest import NAME, Room, until
 
 from penstock.contract.actions import CreateSubscription
 from penstock.errors import InvalidRequest, SubscriptionFailed
-from penstock.pubsub.gate import Turn
+from penstock.pubsub.errand import Call
 from penstock.reservoir import AckOutcome
 from penstock.telemetry.event import REGISTRY
 
@@ -60,15 +60,15 @@ async def test_acks_of_a_deleted_subscription_are_lost_and_counted(running: Room
 
 async def test_a_defect_while_sending_forgets_no_ack(running: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     await received(running, 6000)
-    send, left = running.acks._try, [5]
+    call, left = running.acks._call, [5]
 
-    async def failing(call: Any, encoded: bytes, ack_ids: pa.Array, turn: Turn) -> Any:
+    async def failing(move: Call) -> Any:
         if left[0]:
             left[0] -= 1
             raise ZeroDivisionError("a defect")
-        return await send(call, encoded, ack_ids, turn)
+        return await call(move)
 
-    monkeypatch.setattr(running.acks, "_try", failing)
+    monkeypatch.setattr(running.acks, "_call", failing)
     before = defects()
     outcomes: list[AckOutcome] = []
     running.acks.acknowledge(running.sink.ack_ids, outcomes.append)

@@ -15,7 +15,8 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given, settings
 
 from penstock.pubsub.pending import Job, Line
-from penstock.pubsub.refusal import SAY_EVERY_S, Flood, refusal
+from penstock.pubsub.refusal import SAY_EVERY_S, Flood
+from penstock.pubsub.rpc_error import refusal
 from penstock.reservoir.ports import AckOutcome
 
 IDS = pa.array(["a", "b", "c", "d"])

@@ -1,26 +1,22 @@
-"""What a refused Acknowledge or ModifyAckDeadline means for each of its IDs, and how often that is said."""
+"""What a refused Acknowledge or ModifyAckDeadline means for each of its IDs, and how often that is said. Sans-I/O."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import grpc
-import grpc.aio
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 
 from penstock.clock import Clock
 
-# The service will never take these IDs: the subscription is gone, or they are malformed.
-_HOPELESS = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION}
-_STATUS_DETAILS = "grpc-status-details-bin"
-_TRANSIENT, _PERMANENT = "TRANSIENT_", "PERMANENT_"
+_HOPELESS = {"NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+"""The service will never take these IDs: the subscription is gone, or they are malformed."""
+
+TRANSIENT, PERMANENT = "TRANSIENT_", "PERMANENT_"
+"""How the service begins to say of an ID why it was not taken."""
 
 SAY_EVERY_S = 10.0
 """An outage fails hundreds of requests: the first is told at once, the others together this often."""
@@ -40,20 +36,19 @@ class Refusal:
     """Whether the service named IDs, so that it took the others."""
 
 
-def refusal(error: grpc.aio.AioRpcError, ack_ids: pa.Array) -> Refusal:
-    """Read an error of the service.
+def judged(code: str, message: str, failures: Mapping[str, str], ack_ids: pa.Array) -> Refusal:
+    """What an error of this code means for the IDs of its request.
 
-    Exactly-once subscriptions tell per ID (https://cloud.google.com/pubsub/docs/exactly-once-delivery), and an ID that
-    they do not mention was taken. Otherwise the code speaks for all.
+    Exactly-once subscriptions tell per ID (`failures`: ack ID → `TRANSIENT_…` or `PERMANENT_…`;
+    https://cloud.google.com/pubsub/docs/exactly-once-delivery), and an ID that they do not mention was taken. Otherwise
+    the code speaks for all.
     """
-    code, message = error.code(), error.details() or ""
-    failures = _per_id(error)
     if failures:
-        lost = _named(ack_ids, [ack_id for ack_id, why in failures.items() if why.startswith(_PERMANENT)])
-        again = _named(ack_ids, [ack_id for ack_id, why in failures.items() if why.startswith(_TRANSIENT)])
-        return Refusal(code.name, message, lost, again & ~lost, by_id=True)
+        lost = _named(ack_ids, [ack_id for ack_id, why in failures.items() if why.startswith(PERMANENT)])
+        again = _named(ack_ids, [ack_id for ack_id, why in failures.items() if why.startswith(TRANSIENT)])
+        return Refusal(code, message, lost, again & ~lost, by_id=True)
     hopeless = np.full(len(ack_ids), code in _HOPELESS)
-    return Refusal(code.name, message, hopeless, ~hopeless)
+    return Refusal(code, message, hopeless, ~hopeless)
 
 
 def refused_unsent(code: str, message: str, count: int) -> Refusal:
@@ -66,20 +61,6 @@ def _named(ack_ids: pa.Array, names: list[str]) -> Mask:
         return np.zeros(len(ack_ids), bool)
     mask: Mask = pc.is_in(ack_ids, value_set=pa.array(names, pa.string())).to_numpy(zero_copy_only=False)
     return mask
-
-
-def _per_id(error: grpc.aio.AioRpcError) -> dict[str, str]:
-    """Ack ID → `TRANSIENT_…` or `PERMANENT_…`, from the ErrorInfo in the error's details."""
-    failures: dict[str, str] = {}
-    for key, value in error.trailing_metadata() or ():
-        if key == _STATUS_DETAILS and isinstance(value, bytes):
-            with contextlib.suppress(DecodeError):  # then the code speaks for all
-                for detail in status_pb2.Status.FromString(value).details:
-                    info = error_details_pb2.ErrorInfo()
-                    if detail.Unpack(info):
-                        pairs = info.metadata.items()
-                        failures.update((k, v) for k, v in pairs if v.startswith((_TRANSIENT, _PERMANENT)))
-    return failures
 
 
 class Flood:

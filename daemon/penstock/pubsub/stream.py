@@ -18,8 +18,9 @@ from penstock.errors import SubscriptionFailed
 from penstock.pubsub import wire
 from penstock.pubsub.backoff import Backoff
 from penstock.pubsub.channel import PubSubChannel
-from penstock.pubsub.gate import Gate, Turn
+from penstock.pubsub.gate import Gate
 from penstock.pubsub.gathering import Gathering
+from penstock.pubsub.turns import Turn
 from penstock.pubsub.verdict import HEALTHY_S, Ending, Pulse, Sign, Verdict, judge
 from penstock.reservoir.ports import ChunkSink
 from penstock.settings import PubSubSettings

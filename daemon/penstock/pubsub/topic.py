@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from penstock.pubsub import wire
 from penstock.pubsub.channel import PubSubChannel
-from penstock.pubsub.gate import Gate, Turn
+from penstock.pubsub.gate import Gate
+from penstock.pubsub.turns import Turn
 
 CALL_TIMEOUT_S = 60.0
 """Of one Publish of up to 10 MB; Google's clients give it as long."""
