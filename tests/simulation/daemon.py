@@ -11,7 +11,7 @@ from tests.simulation.disk import Killed
 from tests.simulation.history import Spans
 from tests.simulation.pubsub import Message
 from tests.simulation.schedule import Process
-from tests.simulation.sending import Sender
+from tests.simulation.sending import Sending
 from tests.simulation.storage import Lasting, Memory, Store, Volatile
 
 from penstock.contract import ROWS_SCHEMA
@@ -65,7 +65,7 @@ class Daemon:
     """Satisfies `flight.Opener`. `life` counts its starts, so that what belongs to an earlier one is told apart."""
 
     reservoir: Reservoir
-    sender: Sender
+    sender: Sending
     reads: Reads
 
     def __init__(self, world: World, site: str) -> None:
@@ -106,7 +106,7 @@ class Daemon:
             return
         self._actions = Actions(self.reservoir, self, "simulated")
         self.reads = Reads(lambda: self.world.now, self.settings.read_idle_s)
-        self.sender = Sender(self, self.world.service)
+        self.sender = Sending(self, self.world.service, SUBSCRIPTION)
         self.compared: set[str] = set()
         self.world.checks.booted(self)
         self.world.note("%s starts as node %s", self.name, self.reservoir.node)

@@ -47,6 +47,8 @@ class Service:
         self.messages: list[Message] = []
         self.streams: list[Stream] = []
         self.unacked = 0
+        self.away: dict[bool, float] = {}
+        """Until when it takes no acks (True), or no extensions and releases (False)."""
         self._scheduler = scheduler
         self._faults = faults
         self._history = history
