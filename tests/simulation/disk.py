@@ -210,6 +210,8 @@ class Rows:
             self._last += 1
             self._open[subscription] = self._last
             disk.files[self._last], self._counts[self._last] = File(), 0
+            # A number may have been that of a file that is gone, with all that was wrong with it.
+            disk.injured = {place for place in disk.injured if place[0] != self._last}
             if number is not None and not self._counts[number]:
                 self._remove(number)
             number = self._last

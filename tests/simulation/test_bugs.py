@@ -18,7 +18,9 @@ from penstock.client import Driver, whole
 from penstock.contract import Reader
 from penstock.contract.actions import FinishedEpoch, PlannedSlice, SealReply, Ticket
 from penstock.errors import BatchGone, NodeUnreachable
+from penstock.pubsub.errand import Acknowledgement
 from penstock.pubsub.pending import Line, Request
+from penstock.pubsub.refusal import Refusal
 from penstock.reservoir import AckOutcome, Reservoir, Subscription
 from penstock.reservoir.batch import State
 from penstock.reservoir.budget import Share
@@ -142,17 +144,39 @@ def test_acks_counted_before_the_service_confirmed_them_are_found() -> None:
         assert "the service confirmed" in found()
 
 
-def test_ack_ids_dropped_when_their_request_failed_are_found() -> None:
+def test_ack_ids_dropped_before_the_service_confirmed_them_are_found() -> None:
+    """The product's own retries, but those to be sent again are done with."""
+
+    def wrong(self: Acknowledgement, _refused: Refusal) -> None:
+        self._over = True
+
+    with mock.patch.object(Acknowledgement, "_keep", wrong):
+        assert "the service never answered" in found()
+
+
+def test_ack_ids_of_whom_only_the_last_answer_counts_are_found() -> None:
+    """Refused one by one, some for good: those are forgotten when others of their request are sent again."""
+
+    def wrong(self: Acknowledgement) -> None:
+        self._lost = None
+        right(self)
+
+    right = Acknowledgement.settle
+    with mock.patch.object(Acknowledgement, "settle", wrong):
+        assert "the service confirmed" in found("refused_ack")
+
+
+def test_ack_ids_dropped_when_a_defect_ended_their_request_are_found() -> None:
     with mock.patch.object(Line, "put_back", return_value=None):
-        assert "not everything was processed and acknowledged" in found()
+        assert "not everything was processed and acknowledged" in found("refused_ack")
 
 
-def test_ack_ids_settled_when_their_request_failed_are_found() -> None:
+def test_ack_ids_settled_when_a_defect_ended_their_request_are_found() -> None:
     def wrong(self: Line, request: Request) -> None:
         request.settle()
 
     with mock.patch.object(Line, "put_back", wrong):
-        assert "the service never answered" in found()
+        assert "the service never answered" in found("refused_ack")
 
 
 def test_a_time_out_that_releases_the_batch_of_a_live_slow_driver_is_found() -> None:
