@@ -1,11 +1,8 @@
-"""Bugs put back into the product, each of which the simulation must find within a bounded number of seeds.
-
-Not here, since this release has nothing it could break: slices dealt twice after the plan host restarted (claims, and
-several nodes in one query).
-"""
+"""Bugs put back into the product, each of which the simulation must find within a bounded number of seeds."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 from unittest import mock
@@ -13,15 +10,17 @@ from unittest import mock
 import pyarrow as pa
 import pytest
 from tests.simulation.seeds import first_failure, run_seed
+from tests.simulation.world import World
 
-from penstock.client import Driver, whole
+from penstock.client import planning, whole
+from penstock.client.planning import Planner
 from penstock.contract import Reader
-from penstock.contract.actions import FinishedEpoch, PlannedSlice, SealReply, Ticket
-from penstock.errors import BatchGone, NodeUnreachable
+from penstock.contract.actions import FinishedEpoch, PlacedSlice, PlannedSlice, SealReply, Ticket
+from penstock.errors import BatchGone, NodeUnreachable, PlanGone
 from penstock.pubsub.errand import Acknowledgement
 from penstock.pubsub.pending import Line, Request
 from penstock.pubsub.refusal import Refusal
-from penstock.reservoir import AckOutcome, Reservoir, Subscription
+from penstock.reservoir import AckOutcome, Reservoir, Subscription, reservoir
 from penstock.reservoir.batch import State
 from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk
@@ -29,6 +28,7 @@ from penstock.reservoir.consumer import Consumer
 from penstock.reservoir.evicted import Evicted
 from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.lives import Lives
+from penstock.reservoir.plans import Dealt, Plan
 from penstock.reservoir.recovery import RecoveredBatch, RecoveredConsumer
 from penstock.storage.pending import Job
 from penstock.storage.records import encode
@@ -184,21 +184,64 @@ def test_a_time_out_that_releases_the_batch_of_a_live_slow_driver_is_found() -> 
         assert "gave consumer" in found()
 
 
-def test_a_batch_left_out_of_one_plan_and_acknowledged_after_a_later_one_is_found() -> None:
-    """Two daemons behind one address, one after the other: as much of several nodes as one query has so far."""
+def forgets_exclusions() -> contextlib.ExitStack:
+    """No driver and no node remembers which batches a plan went without."""
     right = Subscription.commit
 
     def wrong(self: Subscription, consumer: Consumer, epochs: Any, excluded: Any, *, contact: bool) -> dict[int, str]:
+        consumer.excluded.clear()
         return right(self, consumer, epochs, frozenset(), contact=contact)
 
-    ended = mock.patch.object(Driver, "_ended_for_good", return_value=True)
-    with ended, mock.patch.object(Subscription, "commit", wrong):
-        assert EARLY in found("move", first=160)
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(Subscription, "commit", wrong))
+    return stack
+
+
+def test_a_batch_left_out_since_its_address_leads_elsewhere_and_acknowledged_later_is_found() -> None:
+    """Two daemons behind one address, one after the other."""
+    with forgets_exclusions(), mock.patch.object(planning, "same_site", return_value=True):
+        assert EARLY in found("move", "lost_node")
+
+
+def test_a_batch_left_out_since_its_node_is_silent_and_acknowledged_later_is_found() -> None:
+    def wrong(self: Planner, node: str) -> bool:
+        return not any(peer.id == node and peer.up for peer in self._peers())
+
+    with forgets_exclusions(), mock.patch.object(Planner, "_must_be_over", wrong):
+        assert EARLY in found("spread", "lost_node")
+
+
+def test_slices_dealt_twice_after_the_plan_host_restarted_are_found() -> None:
+    """The list of slices outlives the host's process, and what it dealt does not."""
+    start, assign, claim = World.__init__, Reservoir.assign, Reservoir.claim
+    lists: dict[str, tuple[int, Any]] = {}
+    again: dict[tuple[str, str], Plan] = {}
+
+    def began(self: World, *rest: Any) -> None:
+        lists.clear()
+        again.clear()
+        start(self, *rest)
+
+    def noted(self: Reservoir, consumer: str, reader: Reader, epoch: int, plan: str, slices: Any) -> None:
+        assign(self, consumer, reader, epoch, plan, slices)
+        lists[plan] = (epoch, slices)
+
+    def wrong(self: Reservoir, plan: str, incarnation: str, partition: int, near: str | None) -> PlacedSlice:
+        try:
+            return claim(self, plan, incarnation, partition, near)
+        except PlanGone:
+            known = again.setdefault((self.incarnation, plan), Plan(plan, *lists[plan]))
+            return known.claim(partition, near, Dealt())
+
+    began_again = mock.patch.object(World, "__init__", began)
+    with began_again, mock.patch.object(Reservoir, "assign", noted), mock.patch.object(Reservoir, "claim", wrong):
+        assert "dealt" in found("spread", "daemon_crash")
 
 
 def test_a_fence_forgotten_when_its_consumer_made_room_is_found() -> None:
-    with mock.patch.object(Evicted, "add", return_value=None):
-        assert "forgot" in found("strangers", "zombie", first=905)
+    few = mock.patch.object(reservoir, "MAX_CONSUMERS", 3)
+    with few, mock.patch.object(Evicted, "add", return_value=None):
+        assert "forgot" in found("strangers", "zombie", "driver_pause")
 
 
 def test_a_fence_forgotten_by_a_restart_is_found() -> None:
@@ -211,7 +254,7 @@ def test_a_fence_forgotten_by_a_restart_is_found() -> None:
 
     gone = mock.patch.object(Reservoir, "recover_evicted", return_value=None)
     with gone, mock.patch.object(RecoveredConsumer, "consumer", wrong):
-        assert "forgot a fence" in found("power_cut", "late_request", "driver_crash")
+        assert "forgot a fence" in found("power_cut", "zombie", "late_request")
 
 
 def test_a_batch_served_with_other_rows_after_a_restart_is_found() -> None:

@@ -209,7 +209,16 @@ class World:
         self.note("%s has room again", disk.path)
 
     def lose_node(self, query: Query, node: str) -> None:
-        """One that has rows which an offset names is gone for longer than its consumers may be silent, or cut off."""
+        """One that has rows which an offset names is gone for longer than its consumers may be silent, or cut off.
+
+        Where one address leads to all daemons, it leads to another one for a while.
+        """
+        if not self.faults.shape.spread and len(self.daemons) > 1:
+            (address,) = query.addresses
+            here, there = address.daemon, self.daemons[1 - self.daemons.index(address.daemon)]
+            address.lead(there)
+            self.at(self.faults.rng.choice([0.1, 0.5, 2.0]), lambda: address.lead(here))
+            return
         for daemon in self.daemons:
             if not daemon.up or daemon.reservoir.node != node:
                 continue
