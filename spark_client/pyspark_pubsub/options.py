@@ -31,6 +31,7 @@ KNOWN = (
     "availableNowIdle",
     "shareSubscription",
     "columns",
+    "dedupe",
     "commitTtl",
     "lostNodes",
 )
@@ -84,6 +85,7 @@ class Options:
     node_wait_s: float
     available_now_idle_s: float
     share: bool
+    dedupe: bool
     columns: tuple[str, ...] | None
     commit_ttl: int
     exclude_lost: bool
@@ -126,6 +128,7 @@ class Options:
             node_wait_s=said.seconds_or("nodeWait", DEFAULT_NODE_WAIT_S),
             available_now_idle_s=said.seconds_or("availableNowIdle", DEFAULT_IDLE_S),
             share=said.boolean("shareSubscription") or False,
+            dedupe=said.boolean("dedupe") or False,
             columns=_columns(said.get("columns")),
             commit_ttl=said.count("commitTtl", highest=1000) or 5,
             exclude_lost=_exclude_lost(said.get("lostNodes") or "exclude"),

@@ -155,6 +155,7 @@ class PubSubStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
             settings = ReaderSettings(
                 subscription=options.subscription,
                 share=options.share,
+                dedupe=options.dedupe,
                 create=options.create,
                 columns=options.columns,
                 node_wait_s=options.node_wait_s,

@@ -127,4 +127,15 @@ def _table(name: str, figures: dict[str, Any]) -> Table:
     return table
 
 
-_SHOWN_IF_ANY = frozenset({"recovered", "dead_letters_pending", "acks_lost", "lapsed", "known", "dead_lettered"})
+_SHOWN_IF_ANY = frozenset(
+    {
+        "recovered",
+        "dead_letters_pending",
+        "duplicates_pending",
+        "acks_lost",
+        "lapsed",
+        "known",
+        "dead_lettered",
+        "duplicates",
+    }
+)

@@ -70,11 +70,13 @@ def one_by_one(works: Sequence[Callable[[], T]], /) -> list[T]:
 class ReaderSettings:
     """How one consumer reads one subscription. `columns`: those wanted, in order; None for all.
 
-    `exclude_lost`: a batch of a node that is gone for long is left out for good; else the query fails.
+    `dedupe`: as `OpenRequest` says. `exclude_lost`: a batch of a node that is gone for long is left out for good; else
+    the query fails.
     """
 
     subscription: str
     share: bool = False
+    dedupe: bool = False
     create: CreateSubscription | None = None
     columns: tuple[str, ...] | None = None
     node_wait_s: float = 90.0
@@ -269,6 +271,7 @@ class Calls:
             subscription=settings.subscription,
             after=self.after,
             share=settings.share,
+            dedupe=settings.dedupe,
             create=settings.create,
         )
         reply: OpenReply = self.once(peer, "open", request)

@@ -38,11 +38,15 @@ class CreateSubscription(Body):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenRequest(ReaderRequest):
-    """Take a consumer over. `after` is the last epoch that Spark has finished (0: none)."""
+    """Take a consumer over. `after` is the last epoch that Spark has finished (0: none).
+
+    `dedupe`: of messages that Penstock's sink has published more than once, with `tracing`, only one becomes a row.
+    """
 
     subscription: str
     after: int
     share: bool = False
+    dedupe: bool = False
     create: CreateSubscription | None = None
 
 
@@ -278,10 +282,11 @@ class Accounting(Body):
     `received` came from Pub/Sub (each delivery counts), `recovered` from storage. Each is in one of `places`:
 
     * held: `buffered` (no batch has taken it), `in_batches` (sealed, or committed and not confirmed yet),
-      `dead_letters_pending` (delivered too often, its dead letter or its ack not confirmed yet);
+      `dead_letters_pending` (delivered too often, its dead letter or its ack not confirmed yet), `duplicates_pending`
+      (repeats a row that is held, and is acknowledged or given back with it);
     * acknowledged: `acknowledged` (confirmed), `known` (a redelivery of a processed message, acknowledged again and
-      dropped), `dead_lettered` (published to the dead-letter topic), `acks_lost` (processed, and the service refused
-      the ack for good);
+      dropped), `duplicates` (repeated a row that was processed: the option `dedupe`), `dead_lettered` (published to the
+      dead-letter topic), `acks_lost` (processed, and the service refused the ack for good);
     * somebody else's again: `released` (given back at once), `lapsed` (its lease ran out here).
 
     `unaccounted`: what is in none, or less than 0 for what is in two; anything but 0 is a defect.

@@ -82,7 +82,12 @@ class Actions:
             raise InvalidRequest("open: after >= 0 and a generation >= 1 are needed")
         subscription = await self._opener.subscription(request.subscription, request.create)
         consumer = self._reservoir.open(
-            subscription, request.consumer, request.reader, after=request.after, share=request.share
+            subscription,
+            request.consumer,
+            request.reader,
+            after=request.after,
+            share=request.share,
+            dedupe=request.dedupe,
         )
         return bodies.OpenReply(
             node=self._reservoir.node,

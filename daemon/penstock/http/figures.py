@@ -52,6 +52,8 @@ _FIGURES = (
     _Figure("released_messages", "Messages given back at once", ("released",), counts=True),
     _Figure("lapsed_messages", "Unsealed messages whose lease ran out", ("lapsed",), counts=True),
     _Figure("known_messages", "Redeliveries of processed messages, acknowledged again", ("known",), counts=True),
+    _Figure("duplicate_messages", "Messages that repeated a processed row (dedupe)", ("duplicates",), counts=True),
+    _Figure("duplicates_pending", "Messages that repeat a row that is held", ("duplicates_pending",)),
     _Figure("dead_lettered_messages", "Messages published to the dead-letter topic", ("dead_lettered",), counts=True),
     _Figure("dead_letters_pending", "Dead letters that are not confirmed yet", ("dead_letters_pending",)),
     _Figure("unaccounted_messages", "Anything but 0 is a defect: see `status`", ("accounting", "unaccounted")),

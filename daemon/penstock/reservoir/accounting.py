@@ -11,14 +11,16 @@ from penstock.contract.actions import Accounting
 class Ledger:
     """Messages by how they came and how they ended, of one subscription since the daemon started.
 
-    At every instant, `received + recovered` is the sum of those that are held (buffered, in batches, as dead letters)
-    and those that are settled, which is what `Accounting` says.
+    At every instant, `received + recovered` is the sum of those that are held (buffered, in batches, as dead letters or
+    as duplicates) and those that are settled, which is what `Accounting` says.
 
     A response that cannot be decoded has no messages that could be counted: they were never received here, nothing
     acknowledges them, and the service delivers them again. Such responses are counted apart, by the pull streams.
 
     `known` and `renewed` are deliveries that made no row: of what was committed, acknowledged once more, and of what is
     held, whose ack ID they renewed.
+
+    `duplicates` repeated rows that were processed (`duplicates.Duplicates`), and were acknowledged like them.
 
     `recovered` were in batches that a store had when the daemon started.
     """
@@ -32,13 +34,17 @@ class Ledger:
     known: int = 0
     renewed: int = 0
     dead_lettered: int = 0
+    duplicates: int = 0
 
-    def accounting(self, *, buffered: int, in_batches: int, dead_letters_pending: int) -> Accounting:
+    def accounting(
+        self, *, buffered: int, in_batches: int, dead_letters_pending: int, duplicates_pending: int
+    ) -> Accounting:
         """Where all messages are now, given those that are held."""
         places = {
             "buffered": buffered,
             "in_batches": in_batches,
             "dead_letters_pending": dead_letters_pending,
+            "duplicates_pending": duplicates_pending,
             "acknowledged": self.acknowledged,
             "acks_lost": self.acks_lost,
             "released": self.released,
@@ -46,6 +52,7 @@ class Ledger:
             "known": self.known,
             "renewed": self.renewed,
             "dead_lettered": self.dead_lettered,
+            "duplicates": self.duplicates,
         }
         return Accounting(
             received=self.received,

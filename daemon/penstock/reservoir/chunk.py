@@ -25,7 +25,8 @@ class Chunk:
     on subscriptions with ordering only. `unsealed` is the queue's mark; `committed` says that acks are on their way;
     `renewed`: messages of it were delivered again while it was held, so they may be on their way once more. `seat` is
     where its message IDs are found. `kept` is the store's copy of a chunk, of whose rows these are the ones
-    from `first_row` on; None where there is no store, or before it was given one.
+    from `first_row` on; None where there is no store, or before it was given one. `names` (row by row, null for a row
+    without one) are those that `duplicates` watches for; None where there are none, or once they are settled.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Chunk:
         "first_row",
         "kept",
         "lease",
+        "names",
         "publish_range_us",
         "received_at",
         "renewed",
@@ -67,6 +69,7 @@ class Chunk:
         self.committed = False
         self.renewed = False
         self.seat = seat
+        self.names: pa.Array | None = None
         self.kept: Kept | None = None
         self.first_row = 0
         self._claims = claims
@@ -150,6 +153,7 @@ class Chunk:
         buckets = None if self.buckets is None else self.buckets[start : start + rows]
         seat = None if self.seat is None else self.seat.part(slice(start, start + rows))
         chunk = self._with(self.rows.slice(start, rows), self.ack_ids.slice(start, rows), buckets, seat)
+        chunk.names = None if self.names is None else self.names.slice(start, rows)
         if self.kept is not None:
             chunk.keep(self.kept, self.first_row + start)
         return chunk
@@ -163,6 +167,7 @@ class Chunk:
         mask = pa.array(keep)
         seat = None if self.seat is None else self.seat.part(keep)
         part = self._with(self.rows.filter(mask), self.ack_ids.filter(mask), self.buckets[keep], seat)
+        part.names = None if self.names is None else self.names.filter(mask)
         if self.kept is not None:
             part._claims = (share.claim(part.rows.get_total_buffer_size()), *part._claims[1:])  # noqa: SLF001 - our own
         return part

@@ -43,6 +43,7 @@ class Consumer:
     said_bye: bool = False
     closed: bool = False
     share: bool = False
+    dedupe: bool = False
     last_contact: float = 0.0
     committed_through: int = 0
     batches: dict[int, Batch] = field(default_factory=dict)

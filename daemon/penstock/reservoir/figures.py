@@ -46,6 +46,7 @@ def accounting(holdings: Holdings, batches: Iterable[Batch]) -> Accounting:
         buffered=holdings.queue.rows,
         in_batches=sum(batch.rows for batch in batches),
         dead_letters_pending=holdings.dead_letters.rows,
+        duplicates_pending=holdings.duplicates.rows,
     )
 
 
@@ -61,6 +62,7 @@ def statistics(
         "buffered_bytes": backlog.bytes,
         "in_batches": accounts.places["in_batches"],
         "dead_letters_pending": accounts.places["dead_letters_pending"],
+        "duplicates_pending": accounts.places["duplicates_pending"],
         "batches": len([batch for batch in batches if batch.state is State.SEALED]),
         "batches_pending": len([batch for batch in batches if batch.state is State.COMMITTED]),
         "oldest_publish_time": backlog.oldest_publish_time,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.reservoir.budget import Share
-from penstock.reservoir.chunk import Chunk
 from penstock.reservoir.id_table import Hashes, IdTable, Rows, Seat, hashes_of
 
 LEAST_ROWS = 1 << 8
@@ -27,24 +27,41 @@ MOVES = 2
 new table is full, and no call moves them all."""
 
 
+class Seated(Protocol):
+    """What has IDs, and may have a seat in a table: a chunk, or the names of one."""
+
+    seat: Seat | None
+
+    @property
+    def rows(self) -> pa.RecordBatch:
+        """Among its columns those that are compared."""
+
+    def __len__(self) -> int:
+        """Rows."""
+
+
+Holder = TypeVar("Holder", bound=Seated)
+
+
 @dataclass(frozen=True)
-class Match:
+class Match(Generic[Holder]):
     """Rows that are held already: `held` are their rows in `chunk`, `asked` their rows in what was asked for."""
 
-    chunk: Chunk
+    chunk: Holder
     held: Rows
     asked: Rows
 
 
-class HeldIds:
+class HeldIds(Generic[Holder]):
     """The IDs of all rows of a subscription's chunks. Entries leave with their chunk; without any there is no table.
 
-    A message without an ID is never found.
+    `columns`: the one with the ID, and those that are the same in the same message. One without an ID is never found.
     """
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: Share, columns: Sequence[str] = ("message_id", "publish_time")) -> None:
         self._share = share
-        self._tables: list[_Numbered] = []
+        self._columns = tuple(columns)
+        self._tables: list[_Numbered[Holder]] = []
         """The last one takes new chunks; those before it are being left."""
         self._most_rows = 0
         self._most_rows_before = 0
@@ -59,16 +76,16 @@ class HeldIds:
         """Such as `<HeldIds [<IdTable 1000 of 8192 rows>]>`."""
         return f"<HeldIds {[table.ids for table in self._tables]}>"
 
-    def find(self, rows: pa.RecordBatch, hashes: Hashes) -> list[Match]:
-        """Which of these rows are held, by chunk: those with the same message ID and publish time.
+    def find(self, rows: pa.RecordBatch, hashes: Hashes) -> list[Match[Holder]]:
+        """Which of these rows are held, by chunk: those with the same values in all columns.
 
-        The time is compared because test servers number their messages from 1 again when they are restarted.
+        The publish time is compared because test servers number their messages from 1 again when they are restarted.
         """
         matches = [match for table in self._tables for match in table.suspects(hashes)]
-        verified = [_verified(match, rows) for match in matches]
+        verified = [_verified(match, rows, self._columns) for match in matches]
         return [match for match in verified if len(match.asked)]
 
-    def add(self, chunk: Chunk, hashes: Hashes, *, distinct: bool = False) -> bool:
+    def add(self, chunk: Holder, hashes: Hashes, *, distinct: bool = False) -> bool:
         """Hold a chunk, none of whose rows is held yet.
 
         False, and nothing done, if it seems to hold a message twice; with `distinct` the caller has made sure.
@@ -78,12 +95,12 @@ class HeldIds:
         self._move_on(MOVES * len(hashes))
         return done
 
-    def replace(self, whole: Chunk, parts: Iterable[Chunk]) -> None:
+    def replace(self, whole: Holder, parts: Iterable[Holder]) -> None:
         """`parts` of a chunk hold its rows from now on, each row one of them."""
         if whole.seat is not None:
             self._table(whole).replace(whole, parts)
 
-    def drop(self, chunks: Iterable[Chunk]) -> None:
+    def drop(self, chunks: Iterable[Holder]) -> None:
         """These chunks end: none of their rows is held any more."""
         for chunk in chunks:
             if chunk.seat is not None:
@@ -94,7 +111,7 @@ class HeldIds:
             if not self._tables:
                 self._start_count(0)
 
-    def _table(self, chunk: Chunk) -> _Numbered:
+    def _table(self, chunk: Holder) -> _Numbered[Holder]:
         return next(table for table in self._tables if chunk.seat is not None and table.ids is chunk.seat.table)
 
     def _adapt(self, more: int) -> None:
@@ -128,25 +145,25 @@ class HeldIds:
         while rows > 0 and len(self._tables) > 1:
             chunk = self._tables[0].oldest()
             rows -= len(chunk)
-            hashes = hashes_of(chunk.rows.column("message_id"))
+            hashes = hashes_of(chunk.rows.column(self._columns[0]))
             self._tables[0].remove(chunk)
             self._tables = [table for table in self._tables if table.chunks or table is self._tables[-1]]
             self._tables[-1].add(chunk, hashes, distinct=True)
 
 
-class _Numbered:
+class _Numbered(Generic[Holder]):
     """A table, and the chunks in it by number."""
 
     def __init__(self, ids: IdTable) -> None:
         self.ids = ids
-        self.chunks: dict[int, Chunk] = {}
+        self.chunks: dict[int, Holder] = {}
         self._free: list[int] = []
 
-    def oldest(self) -> Chunk:
+    def oldest(self) -> Holder:
         """The one that has been here for longest."""
         return next(iter(self.chunks.values()))
 
-    def suspects(self, hashes: Hashes) -> Iterator[Match]:
+    def suspects(self, hashes: Hashes) -> Iterator[Match[Holder]]:
         """Rows whose hash is here, by chunk; few are of another message."""
         rows, slots = self.ids.find(hashes)
         if not len(rows):
@@ -160,7 +177,7 @@ class _Numbered:
             held = order[np.searchsorted(chunk.seat.slots, slots[mine], sorter=order)]
             yield Match(chunk, held, rows[mine])
 
-    def add(self, chunk: Chunk, hashes: Hashes, *, distinct: bool) -> bool:
+    def add(self, chunk: Holder, hashes: Hashes, *, distinct: bool) -> bool:
         """See `HeldIds.add`."""
         slots = self.ids.insert(hashes, distinct=distinct)
         if slots is None:
@@ -168,24 +185,24 @@ class _Numbered:
         self._seat(chunk, Seat(self.ids, -1, slots))
         return True
 
-    def replace(self, whole: Chunk, parts: Iterable[Chunk]) -> None:
+    def replace(self, whole: Holder, parts: Iterable[Holder]) -> None:
         """See `HeldIds.replace`."""
         self._unseat(whole)
         for part in parts:
             assert part.seat is not None
             self._seat(part, part.seat)
 
-    def remove(self, chunk: Chunk) -> None:
+    def remove(self, chunk: Holder) -> None:
         """Take its rows out."""
         self.ids.remove(self._unseat(chunk).slots)
 
-    def _seat(self, chunk: Chunk, seat: Seat) -> None:
+    def _seat(self, chunk: Holder, seat: Seat) -> None:
         number = self._free.pop() if self._free else len(self.chunks)
         self.chunks[number] = chunk
         self.ids.assign(seat.slots, number)
         chunk.seat = Seat(self.ids, number, seat.slots)
 
-    def _unseat(self, chunk: Chunk) -> Seat:
+    def _unseat(self, chunk: Holder) -> Seat:
         seat, chunk.seat = chunk.seat, None
         assert seat is not None
         del self.chunks[seat.number]
@@ -214,11 +231,11 @@ def _edges(numbers: Rows) -> tuple[Rows, Rows]:
     return first[numbers], last[numbers]
 
 
-def _verified(match: Match, rows: pa.RecordBatch) -> Match:
+def _verified(match: Match[Holder], rows: pa.RecordBatch, columns: Sequence[str]) -> Match[Holder]:
     """Those that are the same message in truth."""
     held, asked = pa.array(match.held), pa.array(match.asked)
     same = np.ones(len(held), bool)
-    for name in ("message_id", "publish_time"):
+    for name in columns:
         equal = pc.equal(match.chunk.rows.column(name).take(held), rows.column(name).take(asked))
         same &= equal.fill_null(True).to_numpy(zero_copy_only=False)
     return Match(match.chunk, match.held[same], match.asked[same])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -10,12 +11,15 @@ import pyarrow as pa
 
 from penstock.clock import Clock
 from penstock.reservoir.accounting import Ledger
+from penstock.reservoir.batch import Batch
 from penstock.reservoir.budget import Share
 from penstock.reservoir.chunk import Chunk, Lease, give_back, let_go
+from penstock.reservoir.duplicates import Duplicates
 from penstock.reservoir.held import HeldIds, Match, single
 from penstock.reservoir.id_table import Hashes, hashes_of
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Extend, Lapse, Leases
+from penstock.reservoir.names import names_of
 from penstock.reservoir.notes import Notes
 from penstock.reservoir.ordering import BUCKETS
 from penstock.reservoir.poison import DeadLetters
@@ -25,7 +29,7 @@ from penstock.reservoir.redelivery import Redeliveries
 
 
 class Holdings:
-    """Unsealed chunks, the leases of all chunks, and the ways out: acknowledged, released, lapsed, dropped as known.
+    """Unsealed chunks, the leases of all chunks, and the ways out: acknowledged, released, lapsed, dropped.
 
     `ordered` and `exactly_once` are about what is received from now on: a subscription may have been made anew. What is
     held stays as it came, since rows of a batch are never cut in another way.
@@ -43,12 +47,14 @@ class Holdings:
         ordered: bool,
         dead_letters: DeadLetterSink | None = None,
         max_delivery_attempts: int = 0,
+        dedupe_s: float = 0.0,
+        dedupe_rows: int = 0,
     ) -> None:
         self.queue = ChunkQueue()
         self.ledger = Ledger()
         self.exactly_once = False
         self.remembered = RememberedIds(remember_s)
-        self.held = HeldIds(share)
+        self.held: HeldIds[Chunk] = HeldIds(share)
         self.ordered = ordered
         self._acks = acks
         self._share = share
@@ -65,6 +71,16 @@ class Holdings:
         )
         self._redeliveries = Redeliveries(
             acks=acks, share=share, ledger=self.ledger, leases=self._leases, remembered=self.remembered
+        )
+        self.duplicates = Duplicates(
+            acks=acks,
+            leases=self._leases,
+            share=share,
+            ledger=self.ledger,
+            held=self.held,
+            remembered=self.remembered,
+            dedupe_s=dedupe_s,
+            dedupe_rows=dedupe_rows,
         )
         self._lapsed_early = 0
 
@@ -97,18 +113,39 @@ class Holdings:
         rows, ack_ids = self.dead_letters.pick(rows, ack_ids, now, receipt=receipt)
         if rows.num_rows == 0:
             return
+        picked = self.duplicates.pick(rows, ack_ids, now)
+        rows, ack_ids = picked.rows, picked.ack_ids
         if rows.num_rows < arrived:
             hashes = hashes_of(rows.column("message_id"))
-        chunk = Chunk.decoded(rows, ack_ids, received_at=now, share=self._share, ordered=self.ordered)
+        chunk = self._take_in(rows, ack_ids, hashes, picked.names, now, receipt=receipt) if rows.num_rows else None
+        if picked.repeats is not None:
+            self.duplicates.wait(picked.repeats, chunk, now, receipt=receipt)
+
+    def _take_in(
+        self,
+        rows: pa.RecordBatch,
+        ack_ids: pa.Array,
+        hashes: Hashes,
+        names: pa.Array | None,
+        now: float,
+        *,
+        receipt: bool,
+    ) -> Chunk:
+        decoded = functools.partial(Chunk.decoded, received_at=now, share=self._share, ordered=self.ordered)
+        chunk = decoded(rows, ack_ids)
+        chunk.names = names
         if not self.held.add(chunk, hashes):
             several = rows.num_rows
             rows, ack_ids = single(rows, ack_ids)
             self.ledger.renewed += several - rows.num_rows
-            chunk = Chunk.decoded(rows, ack_ids, received_at=now, share=self._share, ordered=self.ordered)
+            chunk = decoded(rows, ack_ids)
+            chunk.names = None if names is None else names_of(rows.column("attributes"))
             self.held.add(chunk, hashes_of(rows.column("message_id")), distinct=True)
         self._leases.hold(chunk, now + self._leases.deadline_s, receipt=receipt)
         self.queue.append(chunk)
         self._notes.keep(chunk, self._share)
+        self.duplicates.watch(chunk)
+        return chunk
 
     def restore(self, chunks: Sequence[Chunk], now: float) -> None:
         """Chunks of a batch that a store had: nobody kept their leases, so each is due at once and counts as lapsed."""
@@ -135,6 +172,11 @@ class Holdings:
             self._notes.keep(chunk, self._share)
         return chunks
 
+    def dedupe(self, batches: Iterable[Batch], *, on: bool) -> None:
+        """Drop duplicates from now on, or no more; those of rows in `batches` as well, which are all that are held."""
+        sealed = (chunk for batch in batches for chunk in batch.chunks)
+        self.duplicates.switch(on=on, held=itertools.chain(self.queue, sealed))
+
     def put_back(self, chunks: Sequence[Chunk]) -> None:
         """Chunks that nobody read return to the head of the queue, leases kept."""
         self.queue.put_back(chunks)
@@ -144,6 +186,7 @@ class Holdings:
 
         What may come again is remembered from then on: acks may have been pending for longer than anything is.
         """
+        self.duplicates.committed(chunks, clock)
         for chunk in chunks:
             chunk.shed(self._share)
 
@@ -234,7 +277,7 @@ class Holdings:
         """
         return not self.exactly_once and (chunk.renewed or (chunk.lease is not None and chunk.lease.lapsed))
 
-    def _find(self, rows: pa.RecordBatch, hashes: Hashes, now: float) -> list[Match]:
+    def _find(self, rows: pa.RecordBatch, hashes: Hashes, now: float) -> list[Match[Chunk]]:
         """Which of these rows are held.
 
         Not in unsealed chunks whose deadline is over, which are dropped first, as the next `keep_leases` would do: to
@@ -255,6 +298,7 @@ class Holdings:
         assert lease is not None
         lease.end()
         self.held.replace(whole, parts)
+        self.duplicates.replace(whole, parts)
         for part in parts:
             self._leases.hold(part, lease.until, receipt=lease.receipt, lapsed=lease.lapsed)
 
@@ -277,6 +321,7 @@ class Holdings:
     def _end(self, chunks: Sequence[Chunk]) -> None:
         """All that is known of chunks that are settled goes with them."""
         self.held.drop(chunks)
+        self.duplicates.given_up(chunks)
         for chunk in chunks:
             if chunk.lease is not None:
                 chunk.lease.end()

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.budget import Allocation, Share
+from penstock.reservoir.chunk import Chunk
 from penstock.reservoir.held import Match
 from penstock.reservoir.known import RememberedIds
 from penstock.reservoir.leases import Leases
@@ -53,7 +54,7 @@ class Redeliveries:
         if remembered is not None and not outcome.lost:
             self._remembered.forget(remembered)
 
-    def take(self, matches: Sequence[Match], ack_ids: pa.Array, now: float, *, receipt: bool) -> np.ndarray:
+    def take(self, matches: Sequence[Match[Chunk]], ack_ids: pa.Array, now: float, *, receipt: bool) -> np.ndarray:
         """Settle a redelivery of what is held; which rows of it (bool) are new."""
         new = np.ones(len(ack_ids), bool)
         for match in matches:
@@ -68,7 +69,7 @@ class Redeliveries:
                 self._renew_lease(match, now, receipt=receipt)
         return new
 
-    def _renew_lease(self, match: Match, now: float, *, receipt: bool) -> None:
+    def _renew_lease(self, match: Match[Chunk], now: float, *, receipt: bool) -> None:
         """The rows that were delivered again have a deadline of their own, but a chunk has one lease.
 
         It is the earliest of its rows' deadlines: a later one would let the others run out unseen. So it starts anew

@@ -61,7 +61,14 @@ class Reservoir:
         del self.subscriptions[subscription.name]
 
     def open(
-        self, subscription: Subscription, consumer_id: str, reader: Reader, *, after: int, share: bool
+        self,
+        subscription: Subscription,
+        consumer_id: str,
+        reader: Reader,
+        *,
+        after: int,
+        share: bool,
+        dedupe: bool = False,
     ) -> Consumer:
         """`Subscription.open`, within the limit of consumers and one subscription for each.
 
@@ -76,7 +83,7 @@ class Reservoir:
             fence(consumer_id, past.reader, reader)
         if known is None:
             self._make_room()
-        consumer = subscription.open(consumer_id, reader, after=after, share=share, past=past)
+        consumer = subscription.open(consumer_id, reader, after=after, share=share, dedupe=dedupe, past=past)
         self._evicted.forget(consumer_id)
         return consumer
 

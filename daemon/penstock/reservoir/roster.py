@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock.clock import Clock
-from penstock.errors import EpochPast, SubscriptionShared
+from penstock.errors import EpochPast, InvalidRequest, SubscriptionShared
 from penstock.reservoir.batch import Batch
 from penstock.reservoir.consumer import Consumer
 from penstock.reservoir.evicted import Evicted, Past
@@ -67,6 +69,20 @@ class Roster:
                     other=other.id,
                 )
         return others
+
+    def check_dedupe(self, consumer_id: str, displaced: Sequence[Consumer], *, dedupe: bool) -> None:
+        """Those who divide a subscription see it alike. Raises `InvalidRequest`.
+
+        Whoever has to `open` first says it then.
+        """
+        for other in self.by_id.values():
+            stays = other.id != consumer_id and other.contact and not other.must_open and other not in displaced
+            if stays and other.dedupe is not dedupe:
+                raise InvalidRequest(
+                    f"subscription {self._subscription} is shared with consumer {other.id}, which reads it with "
+                    f"dedupe={str(other.dedupe).lower()}: set the same on all that share it",
+                    other=other.id,
+                )
 
     def timed_out(self, now: float) -> list[Consumer]:
         """Those whose contact was lost for too long."""

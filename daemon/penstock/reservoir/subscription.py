@@ -64,6 +64,8 @@ class Subscription(Supply):
             ordered=ordered,
             dead_letters=dead_letters,
             max_delivery_attempts=max_delivery_attempts,
+            dedupe_s=settings.dedupe_s,
+            dedupe_rows=settings.dedupe_rows,
         )
         intake = Intake(
             budget=budget,
@@ -95,16 +97,32 @@ class Subscription(Supply):
 
     # --- readers ------------------------------------------------------------------------------------------------
 
-    def open(self, consumer_id: str, reader: Reader, *, after: int, share: bool, past: Past | None = None) -> Consumer:
-        """Let a reader take a consumer over, evicted or not. Raises `ReaderFenced`, `SubscriptionShared`."""
+    def open(
+        self,
+        consumer_id: str,
+        reader: Reader,
+        *,
+        after: int,
+        share: bool,
+        dedupe: bool = False,
+        past: Past | None = None,
+    ) -> Consumer:
+        """Let a reader take a consumer over, evicted or not.
+
+        Raises `ReaderFenced`, `SubscriptionShared`, `InvalidRequest`.
+        """
         now = self._clock()
         self.judge(now)
         consumer = self._roster.known(consumer_id, past)
         consumer.fence(reader)
-        for other in self._roster.displaced_by(consumer_id, now, share=share):
+        displaced = self._roster.displaced_by(consumer_id, now, share=share)
+        self._roster.check_dedupe(consumer_id, displaced, dedupe=dedupe)
+        for other in displaced:
             self._lives.give_up(other, "another consumer took the subscription over")
         self._roster.add(consumer)
         consumer.admit(reader, now, share=share)
+        consumer.dedupe = dedupe
+        self._holdings.dedupe(self.batches, on=dedupe)
         self._notes.consumer(consumer)
         self.failed = None
         self._holdings.ask_again(now)
@@ -253,6 +271,7 @@ class Subscription(Supply):
             self._lives.give_up(consumer, "the daemon was stopped")
         self._holdings.release_unsealed()
         self._holdings.dead_letters.release_all()
+        self._holdings.duplicates.release_all()
 
     def leave(self) -> None:
         """Give the share of the budget up for good. For one that is unused."""

@@ -119,6 +119,20 @@ class ReservoirSettings(_Room):
         description="a committed message whose ack may not have held is dropped once if it comes again within this "
         "time; 0: never. It is dropped as well if it comes because of a seek: restart the daemon after one, or use 0",
     )
+    dedupe_s: float = Field(
+        default=600.0,
+        ge=0,
+        le=86_400,
+        description="for queries with dedupe=true: a message that repeats a processed row of this daemon is dropped "
+        "if it comes within this time; what repeats a row that is still held always is",
+    )
+    dedupe_rows: int = Field(
+        default=200_000,
+        ge=1,
+        le=10_000_000,
+        description="names of processed rows remembered for that, of each subscription; they take some 100 bytes each "
+        "beside memory_limit_mb",
+    )
     read_idle_s: float = Field(default=600.0, ge=1, description="a do_get without progress for this long is cancelled")
 
     weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
