@@ -54,8 +54,7 @@ ELSEWHERE: dict[str, str] = {
     "orderingKey": "write a column `ordering_key`",
     "repartition": "Spark lets no Python sink ask for it: write df.repartition('ordering_key'), which keeps each key "
     "in one task and so in order",
-    "dedupe": "set tracing=true here, and where the messages are read drop duplicates of the attributes "
-    "penstock_query, penstock_batch and penstock_row",
+    "dedupe": "set tracing=true here, and dedupe=true where the messages are read",
 }
 
 

@@ -98,6 +98,31 @@ def test_what_is_read_is_transformed_and_written_through_one_daemon(
     assert site.faults.statistics(NAME)["remaining"] == 0, "what was written is acknowledged"
 
 
+def test_what_a_task_published_twice_is_read_once(spark: SparkSession, site: Site, checkpoint: str) -> None:
+    daemon = site.serve()
+    rows = spark.range(0, 6000, 1, 2).select(f.col("id").cast("string").alias("data"))
+    site.faults.fail("Publish", "PERMISSION_DENIED", 1)  # the other requests of that task are confirmed
+    rows.write.format("pubsub").options(topicId=TOPIC, daemons=daemon.endpoint, tracing="true").mode("append").save()
+    published = site.faults.statistics(NAME)["published"]
+    assert published > 6000, "Spark ran a task again, which published its rows again"
+    messages = (
+        spark.readStream.format("pubsub")
+        .options(subscriptionId=NAME, daemons=daemon.endpoint, availableNowIdle="1s", dedupe="true")
+        .load()
+    )
+    found: list[int] = []
+
+    def take(batch: DataFrame, _number: int) -> None:
+        found.extend(int(row.data) for row in batch.select("data").collect())
+
+    writer = messages.writeStream.foreachBatch(take).option("checkpointLocation", checkpoint)
+    query = writer.trigger(availableNow=True).start()
+    assert query.awaitTermination(200), query.lastProgress
+    assert sorted(found) == list(range(6000))
+    assert site.faults.statistics(NAME)["remaining"] == 0, "the repetitions are acknowledged as well"
+    until(lambda: daemon.figures().get("duplicates") == published - 6000)
+
+
 def _by_id(messages: list[PubsubMessage]) -> list[PubsubMessage]:
     return sorted(messages, key=lambda message: int(json.loads(message.data)["id"]))
 
