@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.publish import parcels
 from penstock.publish.line import Line
 from penstock.publish.parcels import LINGER_BYTES, LINGER_S, Gathering, Parcel
 from penstock.pubsub import wire
@@ -95,3 +96,18 @@ def test_parcels_have_every_row_once_in_order_and_keep_the_limits(
     for key in ("", "a", "b", "c"):
         assert [value for own, value in got if own == key] == [value for own, value in pushed if own == key]
     assert len(got) == len(pushed)
+
+
+def test_rows_are_measured_once_however_many_keys_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring a part looks at the attributes of the whole: key by key, many keys held up the loop for seconds."""
+    measured: list[int] = []
+
+    def measuring(part: pa.RecordBatch) -> object:
+        measured.append(len(part))
+        return wire.publish_sizes(part)
+
+    monkeypatch.setattr(parcels, "publish_sizes", measuring)
+    gathering = Gathering()
+    gathering.add(TOPIC, rows(500, [f"k{number}" for number in range(500)]), 0.0)
+    assert len(list(gathering.cut())) == 500
+    assert measured == [500]

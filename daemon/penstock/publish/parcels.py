@@ -73,12 +73,13 @@ class Gathering:
             if keyed and len(batches) > 1:  # few large requests for each key rather than many small ones
                 batches = [pa.concat_batches(batches)]  # noqa: PLW2901
             for rows in _joined(batches):
-                parts = _by_key(rows) if keyed else [("", rows)]
-                for key, part in parts:
-                    sizes = publish_sizes(part)
-                    for start, stop in cut_sizes(sizes):
-                        size_bytes = int(sizes[start:stop].sum())
-                        yield Parcel(next(self._numbers), topic, key, part.slice(start, stop - start), size_bytes)
+                ordered, keys = _by_key(rows) if keyed else (rows, [("", 0, len(rows))])
+                sizes = publish_sizes(ordered)  # once: of a slice it looks at the attributes of all rows
+                for key, first, last in keys:
+                    for start, stop in cut_sizes(sizes[first:last]):
+                        size_bytes = int(sizes[first + start : first + stop].sum())
+                        part = ordered.slice(first + start, stop - start)
+                        yield Parcel(next(self._numbers), topic, key, part, size_bytes)
 
 
 def _has_keys(rows: pa.RecordBatch) -> bool:
@@ -102,19 +103,17 @@ def _joined(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield small[0] if len(small) == 1 else pa.concat_batches(small)
 
 
-def _by_key(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Rows of each ordering key, in their order: a request may have messages of one key only.
+def _by_key(rows: pa.RecordBatch) -> tuple[pa.RecordBatch, list[tuple[str, int, int]]]:
+    """Rows by ordering key, those of each in their order, and from where to where they are.
 
-    (https://cloud.google.com/pubsub/docs/reference/rest/v1/PubsubMessage, `orderingKey`.)
+    A request has messages of one key only:
+    https://cloud.google.com/pubsub/docs/reference/rest/v1/PubsubMessage, `orderingKey`.
     """
     encoded = rows.column("ordering_key").fill_null("").dictionary_encode()
     codes, keys = encoded.indices.to_numpy(), encoded.dictionary
     if len(keys) == 1:
-        yield keys[0].as_py(), rows
-        return
+        return rows, [(keys[0].as_py(), 0, len(rows))]
     order = np.argsort(codes, kind="stable")
     ordered = rows.take(pa.array(order))
-    borders = np.concatenate(([0], np.cumsum(np.bincount(codes, minlength=len(keys)))))
-    for code in range(len(keys)):
-        start, stop = int(borders[code]), int(borders[code + 1])
-        yield keys[code].as_py(), ordered.slice(start, stop - start)
+    borders = np.concatenate(([0], np.cumsum(np.bincount(codes, minlength=len(keys))))).tolist()
+    return ordered, list(zip(keys.to_pylist(), borders, borders[1:], strict=False))
