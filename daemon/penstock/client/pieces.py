@@ -6,9 +6,14 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from penstock.contract.publishing import MAX_PUT_BYTES
+
 PIECE_BYTES = 2 << 20
 """Of a record batch on its way to a daemon: large enough that its cost hardly shows, small enough that the first rows
 are published while the next ones come."""
+
+MOST_BYTES = MAX_PUT_BYTES // 2
+"""A daemon takes no larger pieces than `MAX_PUT_BYTES`; it counts what comes a little differently."""
 
 REQUEST_ROWS = 1000
 """Pub/Sub's limit: pieces of multiples of it leave no remainders, each of which would be a request of its own."""
@@ -22,4 +27,14 @@ def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     if rows > REQUEST_ROWS:
         rows -= rows % REQUEST_ROWS
     for start in range(0, batch.num_rows, rows):
-        yield batch.slice(start, rows)
+        yield from _halved(batch.slice(start, rows))
+
+
+def _halved(piece: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Rows are not alike: a piece with large ones is cut until it is no larger than `MOST_BYTES`, or has one row."""
+    if piece.nbytes <= MOST_BYTES or piece.num_rows == 1:
+        yield piece
+        return
+    half = piece.num_rows // 2
+    yield from _halved(piece.slice(0, half))
+    yield from _halved(piece.slice(half))
