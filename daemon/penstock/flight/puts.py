@@ -58,6 +58,8 @@ class Put:
         self._context = context
         self._start = start
         self._told_at = float("-inf")
+        self._write: Write | None = None
+        self._over = False
 
     def run(
         self,
@@ -67,9 +69,9 @@ class Put:
         writer: fl.FlightMetadataWriter,
     ) -> None:
         """All of it. Raises `PenstockError`, `WriterGone`."""
-        write = self._on_loop(outlet.open(request, reader.schema))
         rows = 0
         try:
+            write: Write = self._on_loop(self._open(outlet, request, reader.schema))
             for part in _parts(reader):
                 if part.data is not None and part.data.num_rows:
                     rows += part.data.num_rows
@@ -84,7 +86,19 @@ class Put:
                 'do_put: the stream ended without its last record batch, an empty one with the metadata {"rows": N}'
             )
         finally:
-            self._start(_now(write.cancel))
+            self._start(self._end())
+
+    async def _open(self, outlet: Outlet, request: PutRequest, schema: pa.Schema) -> Write:
+        """Keeps the write itself: a writer may go away between its beginning and the moment when this thread has it."""
+        self._write = write = await outlet.open(request, schema)
+        if self._over:
+            write.cancel()
+        return write
+
+    async def _end(self) -> None:
+        self._over = True
+        if self._write is not None:
+            self._write.cancel()
 
     def _tell(self, writer: fl.FlightMetadataWriter, progress: PutProgress) -> None:
         now = time.monotonic()
@@ -96,12 +110,12 @@ class Put:
         """Wait for the loop as long as the writer does: every wait of a write has a bound of its own."""
         future = self._start(coroutine)
         while True:
-            try:
-                return future.result(LOOK_S)
-            except concurrent.futures.TimeoutError:
-                if self._context.is_cancelled():
-                    future.cancel()
-                    raise WriterGone from None
+            done, _ = concurrent.futures.wait([future], LOOK_S)
+            if done:  # not by waiting for the result, which may be a `TimeoutError` of its own
+                return future.result()
+            if self._context.is_cancelled():
+                future.cancel()
+                raise WriterGone
 
 
 def _parts(reader: fl.MetadataRecordBatchReader) -> Iterator[fl.FlightStreamChunk]:
@@ -127,7 +141,3 @@ def _say(writer: fl.FlightMetadataWriter, said: Body) -> None:
         writer.write(pa.py_buffer(said.to_json()))
     except (fl.FlightError, pa.ArrowException, OSError) as error:
         raise WriterGone(str(error)) from error
-
-
-async def _now(act: Callable[[], None]) -> None:
-    act()
