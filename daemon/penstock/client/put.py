@@ -41,8 +41,9 @@ class Put:
 
         Errors of `batches` are raised, and the write ends.
         """
-        reading = threading.Thread(target=self._listen, name="penstock: progress", daemon=True)
+        reading = None
         if self._told is not None:
+            reading = threading.Thread(target=self._listen, name="penstock: progress", daemon=True)
             reading.start()
         try:
             for batch in batches:
@@ -52,7 +53,7 @@ class Put:
             nothing = pa.RecordBatch.from_pylist([], schema=self._schema)
             self._writer.write_with_metadata(nothing, PutEnd(rows=self.rows).to_json())
             self._writer.done_writing()
-            if self._told is None:
+            if reading is None:
                 self._listen()
             else:
                 reading.join()
