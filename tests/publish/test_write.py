@@ -100,6 +100,17 @@ def test_an_answer_that_will_not_change_ends_the_write_at_once(site: Site, code:
     assert site.published() == 0
 
 
+def test_rows_of_a_try_without_an_answer_may_have_been_published_whatever_the_last_try_says(site: Site) -> None:
+    site.topic()
+    site.fail("UNAVAILABLE", 1)
+    site.fail("PERMISSION_DENIED", 1000)
+    with pytest.raises(
+        PublishFailed, match=r"PERMISSION_DENIED.*0 were confirmed, 10 may have been published"
+    ) as caught:
+        site.put(rows(10))
+    assert caught.value.details["unknown"] == 10
+
+
 def test_a_flush_that_takes_too_long_is_an_error_and_no_hang(site: Site) -> None:
     site.topic()
     site.on_loop(lambda: site.faults.delay("Publish", 30.0, 1000))

@@ -226,7 +226,7 @@ class Write:
         figures.in_flight_requests += 1
         figures.in_flight_messages += parcel.messages
         try:
-            answer = await self._confirmed(topic, parcel, encoded)
+            answer, unsure = await self._confirmed(topic, parcel, encoded)
         except asyncio.CancelledError:
             self._tally.unknown += parcel.messages
             raise
@@ -237,20 +237,20 @@ class Write:
                 self._tally.confirm(parcel, len(encoded), ids[0].as_py(), ids[-1].as_py())
                 self._line.done(parcel)
             else:
-                self._refused(topic, parcel, answer)
+                self._refused(topic, parcel, answer, unsure=unsure)
         finally:
             figures.in_flight_requests -= 1
             figures.in_flight_messages -= parcel.messages
             self._hold(-parcel.size_bytes)
             self._moved.wake()
 
-    async def _confirmed(self, topic: Topic, parcel: Parcel, encoded: bytes) -> Published | Refused:
-        """The answer that counts: a confirmation, or the last refusal."""
+    async def _confirmed(self, topic: Topic, parcel: Parcel, encoded: bytes) -> tuple[Published | Refused, bool]:
+        """The answer that counts: a confirmation, or the last refusal; and whether any try may have done its work."""
         request = self._request
         compress = request.compress_above_bytes is not None and len(encoded) > request.compress_above_bytes
         until = self._clock() + request.retry_timeout_s
         backoff = Backoff(self._rng, base_s=RETRY_FIRST_S, cap_s=RETRY_LAST_S)
-        pause_s = 0.0
+        pause_s, unsure = 0.0, False
         while True:
             left_s = max(until - self._clock(), 0.001)
             answer = await topic.calls.attempt(
@@ -262,18 +262,19 @@ class Write:
                 slot=self._flow.slot(len(encoded)),
             )
             if isinstance(answer, Published) or answer.means in {Means.MESSAGES, Means.TOPIC}:
-                return answer
+                return answer, unsure
+            unsure |= answer.means is Means.RETRY  # a call that got no answer may have done its work
             pause_s = backoff.next_s(scale=PATIENCE if answer.means is Means.RETRY_LATER else 1.0)
             if self._failed or self._clock() + pause_s >= until:
-                return answer
+                return answer, unsure
             topic.retried.add(1, answer.code, answer.words)
 
-    def _refused(self, topic: Topic, parcel: Parcel, answer: Refused) -> None:
+    def _refused(self, topic: Topic, parcel: Parcel, answer: Refused, *, unsure: bool) -> None:
         """A refusal that stands: the end of the parcel's key, or of the write."""
         lost = [parcel, *self._line.stop(parcel)]
         for behind in lost[1:]:
             self._hold(-behind.size_bytes)
-        if answer.means is Means.RETRY:  # a call that got no answer may have done its work
+        if unsure:
             self._tally.unknown += parcel.messages
         messages = sum(one.messages for one in lost)
         topic.figures.failed_messages += messages
