@@ -7,6 +7,7 @@ Spark imports every top-level module named `pyspark_*` with no try/except whenev
 stays light: what needs Arrow Flight is imported when a query starts.
 """
 
+from pyspark_pubsub.keys import by_ordering_key
 from pyspark_pubsub.source import DefaultSource
 
-__all__ = ["DefaultSource"]
+__all__ = ["DefaultSource", "by_ordering_key"]

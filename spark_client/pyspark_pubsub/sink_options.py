@@ -52,8 +52,8 @@ ELSEWHERE: dict[str, str] = {
     "project": "name it with projectId",
     "path": "save() and start() take no path: name the topic with topicId",
     "orderingKey": "write a column `ordering_key`",
-    "repartition": "Spark lets no Python sink ask for it: write df.repartition('ordering_key'), which keeps each key "
-    "in one task and so in order",
+    "repartition": "Spark lets no Python sink ask for it: write pyspark_pubsub.by_ordering_key(df), which brings rows "
+    "of each key into one task",
     "dedupe": "set tracing=true here, and dedupe=true where the messages are read",
 }
 

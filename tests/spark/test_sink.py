@@ -119,7 +119,7 @@ def test_rows_of_a_failed_task_come_again_and_none_is_missing(spark: SparkSessio
         ({"onInvalid": "drop"}, "data", "option onInvalid='drop': one of fail, skip, deadletter"),
         ({"onInvalid": "deadletter"}, "data", "onInvalid=deadletter and deadLetterTopic go together"),
         ({"compression": "zip"}, "data", "option compression='zip': gzip or none"),
-        ({"repartition": "true"}, "data", "df.repartition('ordering_key')"),
+        ({"repartition": "true"}, "data", "pyspark_pubsub.by_ordering_key(df)"),
         ({"clientEmail": "x"}, "data", "credentials belong to the daemon"),
         ({"nonsense": "x"}, "data", "option nonsense is unknown; known are projectId, topicId"),
         ({"format": "avro"}, "data", "option format='avro': json"),
