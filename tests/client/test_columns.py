@@ -65,6 +65,18 @@ def test_attributes_that_are_no_json_object_of_strings_are_refused(text: str) ->
     batch = pa.RecordBatch.from_pydict({"attributes": ["{}", text]})
     with pytest.raises(InvalidMessage, match="column attributes"):
         converted(batch)
+    made = converted(batch, lenient=True)["attributes"]
+    assert made == [[], [("", "")]], "for the daemon to find"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":"\x01"}', '{"a":"\n"}', '{"a":"\\ud800"}', '{"a":"\\udc00\\ud800"}', '{"a":"\\u12"}']
+)
+def test_a_refused_row_is_named_whatever_is_wrong_with_its_json(text: str) -> None:
+    batch = pa.RecordBatch.from_pydict({"attributes": ["{}", text]})
+    with pytest.raises(InvalidMessage, match="row 1 of this write"):
+        converted(batch)
+    assert converted(batch, lenient=True)["attributes"] == [[], [("", "")]]
 
 
 @given(

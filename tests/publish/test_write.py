@@ -210,6 +210,27 @@ def test_no_more_writes_than_allowed_run_at_a_time(site: Site) -> None:
 # --- rows that Pub/Sub refuses --------------------------------------------------------------------------------------
 
 
+def test_attributes_that_are_no_json_are_refused_like_other_rows(site: Site) -> None:
+    dead = "projects/p/topics/dead"
+    reader = site.topic()
+    dead_reader = site.topic(dead)
+    batch = pa.RecordBatch.from_pydict({"data": ["a", "b", "c"], "attributes": ['{"k":"v"}', "no JSON", None]})
+    with (
+        Publisher(TOPIC, endpoint=site.node.endpoint) as publisher,
+        pytest.raises(InvalidMessage, match="row 1 of this"),
+    ):
+        publisher.publish(batch)
+    with Publisher(TOPIC, endpoint=site.node.endpoint, on_invalid="skip") as publisher:
+        assert publisher.publish(batch).skipped == 1
+    chosen = {"on_invalid": "deadletter", "dead_letter_topic": dead}
+    with Publisher(TOPIC, endpoint=site.node.endpoint, **chosen) as publisher:  # type: ignore[arg-type]
+        assert publisher.publish(batch).dead_lettered == 1
+    assert sorted(message.data for message in site.read(4, reader)) == [b"a", b"a", b"c", b"c"]
+    (letter,) = site.read(1, dead_reader)
+    assert letter.data == b"b"
+    assert letter.attributes["penstock_reason"] == "column attributes: an empty key, or no JSON object of strings"
+
+
 def broken(column: str, value: Any) -> pa.RecordBatch:
     """Row 1 of 3 has it."""
     given: dict[str, pa.Array] = {
@@ -239,7 +260,7 @@ INVALID = {
     "empty": (broken("data", b""), "column data: empty, and there are no attributes"),
     "null": (broken("data", None), "column data: empty, and there are no attributes"),
     "long key": (broken("attributes", [("k" * 257, "v")]), "column attributes: more than 256 bytes in a key (257)"),
-    "empty key": (broken("attributes", [("", "v")]), "column attributes: an empty key"),
+    "empty key": (broken("attributes", [("", "v")]), "column attributes: an empty key, or no JSON object of strings"),
     "long value": (
         broken("attributes", [("k", "é" * 513)]),
         "column attributes: more than 1,024 bytes in a value (1,026)",

@@ -66,12 +66,14 @@ def kind_of(kind: pa.DataType) -> str:
 class Columns:
     """Makes record batches of `schema` into those that a daemon takes, which have `sent`.
 
-    `project`: of topics that are IDs only. Raises `InvalidRequest` when made.
+    `project`: of topics that are IDs only. `lenient`: rows with attributes that are no JSON go to the daemon as others
+    that Pub/Sub refuses. Raises `InvalidRequest` when made.
     """
 
     schema: pa.Schema
     as_json: bool = False
     project: str | None = None
+    lenient: bool = False
 
     def __post_init__(self) -> None:
         """Check."""
@@ -91,7 +93,7 @@ class Columns:
         )
 
     def converted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The rows, each batch as one. Raises `InvalidMessage` for attributes that are no JSON."""
+        """The rows, each batch as one. Unless `lenient` raises `InvalidMessage` for attributes that are no JSON."""
         first_row, sent = 0, self.sent
         for batch in batches:
             columns = [self._column(field.name, batch, first_row) for field in sent]
@@ -112,7 +114,7 @@ class Columns:
         if name == "attributes":
             if pa.types.is_map(column.type):
                 return _map_of_strings(column)
-            return json_text.attributes(pc.cast(column, pa.string()), first_row)
+            return json_text.attributes(pc.cast(column, pa.string()), first_row, lenient=self.lenient)
         column = pc.cast(column, pa.string())
         if name == "topic" and self.project is not None:
             whole = pc.binary_join_element_wise(f"projects/{self.project}/topics/", column, "")

@@ -59,6 +59,7 @@ def write(
     told: Told | None = None,
 ) -> PutReply:
     """Publish all rows: the reply comes when Pub/Sub has confirmed every one. Raises `PenstockError`."""
-    columns = Columns(schema, as_json=settings.as_json, project=settings.project)
+    lenient = settings.on_invalid != "fail"
+    columns = Columns(schema, as_json=settings.as_json, project=settings.project, lenient=lenient)
     request = replace(settings.request(trace), progress=told is not None)
     return node.put(request, columns.sent, columns.converted(batches), told)

@@ -107,4 +107,6 @@ def _empty(data_bytes: Amounts, counts: Amounts) -> Fault | None:
 
 def _keyless(key_bytes: Amounts, of_row: npt.NDArray[np.int64]) -> Fault | None:
     wrong = np.flatnonzero(key_bytes == 0)
-    return Fault(np.unique(of_row[wrong]), "attributes", "an empty key") if len(wrong) else None
+    # The clients make an empty key of text that is no JSON object of strings (`client.json_text`).
+    rule = "an empty key, or no JSON object of strings"
+    return Fault(np.unique(of_row[wrong]), "attributes", rule) if len(wrong) else None
