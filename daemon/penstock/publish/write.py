@@ -162,7 +162,11 @@ class Write:
         if name not in self._used:
             if len(self._used) >= MAX_TOPICS:
                 raise InvalidRequest(f"more than {MAX_TOPICS:,} topics in one write: write them in several")
-            self._used[name] = await self._topics.ready(name, create=self._request.create_topic)
+            topic = await self._topics.ready(name, create=self._request.create_topic)
+            if self._over.is_set():  # it ended meanwhile, and nobody lets go of anything any more
+                self._topics.leave(topic)
+                raise self._tally.told()
+            self._used[name] = topic
         return self._used[name]
 
     def _hold(self, change_bytes: int) -> None:
