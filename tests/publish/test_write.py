@@ -207,6 +207,33 @@ def test_no_more_writes_than_allowed_run_at_a_time(site: Site) -> None:
     assert site.put(rows(1)).messages == 1
 
 
+def test_an_error_of_the_rows_themselves_is_the_one_that_is_told(site: Site) -> None:
+    site.topic()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield rows(10)
+        raise pa.ArrowInvalid("a page of the file cannot be read")
+
+    with (
+        Publisher(TOPIC, endpoint=site.node.endpoint) as publisher,
+        pytest.raises(pa.ArrowInvalid, match="a page of the file"),
+    ):
+        publisher.publish(batches())
+    until(lambda: len(site.outlet) == 0)
+
+
+def test_record_batches_of_another_schema_are_refused_by_name(site: Site) -> None:
+    site.topic()
+    other = pa.RecordBatch.from_pydict({"payload": ["x"]})
+    with (
+        Publisher(TOPIC, endpoint=site.node.endpoint) as publisher,
+        pytest.raises(
+            InvalidRequest, match=r"begins with row 10 has the columns payload \(string\), the first one had"
+        ),
+    ):
+        publisher.publish([rows(10), other])
+
+
 # --- rows that Pub/Sub refuses --------------------------------------------------------------------------------------
 
 

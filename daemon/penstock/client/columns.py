@@ -93,9 +93,18 @@ class Columns:
         )
 
     def converted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The rows, each batch as one. Unless `lenient` raises `InvalidMessage` for attributes that are no JSON."""
+        """The rows, each batch as one.
+
+        Raises `InvalidRequest` for batches of another schema; unless `lenient`, `InvalidMessage` for attributes that
+        are no JSON.
+        """
         first_row, sent = 0, self.sent
         for batch in batches:
+            if (batch.schema.names, batch.schema.types) != (self.schema.names, self.schema.types):
+                raise InvalidRequest(
+                    f"the record batch that begins with row {first_row} has the columns {_shown(batch.schema)}, the "
+                    f"first one had {_shown(self.schema)}: write them in two writes, or make them alike"
+                )
             columns = [self._column(field.name, batch, first_row) for field in sent]
             yield pa.RecordBatch.from_arrays(columns, schema=sent)
             first_row += batch.num_rows
@@ -120,6 +129,10 @@ class Columns:
             whole = pc.binary_join_element_wise(f"projects/{self.project}/topics/", column, "")
             return pc.if_else(pc.match_substring(column, "/"), column, whole)
         return column
+
+
+def _shown(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)
 
 
 def _map_of_strings(column: pa.MapArray) -> pa.MapArray:

@@ -121,11 +121,14 @@ class NodeClient:
         the write and is raised. Raises what the daemon says, `NodeUnreachable`, `WriteIncomplete`.
         """
         descriptor = fl.FlightDescriptor.for_command(request.to_json())
+        put = None
         try:
             writer, reader = self._client.do_put(descriptor, schema)
             put = Put(writer, reader, schema, told)
             put.send(batches)
         except (fl.FlightError, pa.ArrowException) as error:
+            if put is not None and put.source_failed:
+                raise
             raise self._translated(error, "do_put") from error
         return whole_write(put.rows, put.said, self.endpoint)
 

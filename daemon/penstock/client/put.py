@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.flight as fl
@@ -31,6 +31,8 @@ class Put:
     ) -> None:
         self.rows = 0
         self.said: PutReply | None = None
+        self.source_failed = False
+        """Whether the rows could not be had, so that an error is theirs and says nothing of the daemon."""
         self._writer = writer
         self._reader = reader
         self._schema = schema
@@ -46,7 +48,7 @@ class Put:
             reading = threading.Thread(target=self._listen, name="penstock: progress", daemon=True)
             reading.start()
         try:
-            for batch in batches:
+            for batch in self._had(batches):
                 for piece in pieces(batch):
                     self._writer.write_batch(piece)
                     self.rows += piece.num_rows
@@ -57,14 +59,23 @@ class Put:
                 self._listen()
             else:
                 reading.join()
-        except (fl.FlightError, pa.ArrowException, OSError):
-            self._writer.close()  # raises what the daemon said
-            raise
-        except BaseException:
-            with contextlib.suppress(fl.FlightError, pa.ArrowException):
-                self._writer.close()
+        except BaseException as error:
+            if isinstance(error, (fl.FlightError, pa.ArrowException, OSError)) and not self.source_failed:
+                self._writer.close()  # raises what the daemon said
+            else:
+                with contextlib.suppress(fl.FlightError, pa.ArrowException):
+                    self._writer.close()
             raise
         self._writer.close()
+
+    def _had(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """What is raised while the flag is up comes from `batches`."""
+        self.source_failed = True
+        for batch in batches:
+            self.source_failed = False
+            yield batch
+            self.source_failed = True
+        self.source_failed = False
 
     def _listen(self) -> None:
         """Until the daemon has nothing more to say, or the call ends."""
