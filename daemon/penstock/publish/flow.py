@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import math
 from collections.abc import AsyncIterator
+
+from penstock.change import Change
 
 WINDOW_BYTES = 16 << 20
 """Of requests under way: 320 MB/s at 50 ms to the service and back. What is sent besides waits in this process."""
-
-
-class Moved:
-    """Something changed: whoever waits looks again."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def wake(self) -> None:
-        """Let all that wait now go on."""
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self, longest_s: float = math.inf) -> None:
-        """Until the next `wake`, for at most so long."""
-        event = self._event
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if longest_s == math.inf else longest_s):
-                await event.wait()
 
 
 class Flow:
@@ -43,13 +24,13 @@ class Flow:
         self._window_bytes = 0
         self.max_requests = max_requests
         self._max_bytes = max_bytes
-        self._moved = Moved()
+        self._moved = Change()
 
     def hold(self, change_bytes: int) -> None:
         """A write took rows, or let some go."""
         self.held_bytes += change_bytes
         if change_bytes < 0:
-            self._moved.wake()
+            self._moved.tell()
 
     def has_room(self, own_bytes: int) -> bool:
         """Whether a write that holds `own_bytes` may take more."""
@@ -61,7 +42,7 @@ class Flow:
 
     def wake(self) -> None:
         """Let those who wait look again."""
-        self._moved.wake()
+        self._moved.tell()
 
     @contextlib.asynccontextmanager
     async def slot(self, size_bytes: int) -> AsyncIterator[None]:
@@ -75,4 +56,4 @@ class Flow:
         finally:
             self.requests -= 1
             self._window_bytes -= size_bytes
-            self._moved.wake()
+            self._moved.tell()

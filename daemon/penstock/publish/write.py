@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from penstock.change import Change
 from penstock.clock import Clock
 from penstock.contract import topic_path
 from penstock.contract.publishing import PutProgress, PutReply, PutRequest
 from penstock.errors import InternalError, InvalidRequest, PenstockError
-from penstock.publish.flow import Flow, Moved
+from penstock.publish.flow import Flow
 from penstock.publish.limits import Fault, faults
 from penstock.publish.line import Line
 from penstock.publish.parcels import Gathering, Parcel
@@ -51,7 +52,7 @@ class Write:
         self._gathering = Gathering()
         self._line = Line()
         self._tally = Tally()
-        self._moved = Moved()
+        self._moved = Change()
         self._over = asyncio.Event()
         self._ended = False
         self._failed = False
@@ -94,7 +95,7 @@ class Write:
     async def finish(self) -> PutReply:
         """No more rows: return when each is confirmed. Raises what made the write fail, at the latest after a while."""
         self._ended = True
-        self._moved.wake()
+        self._moved.tell()
         try:
             async with asyncio.timeout(self._request.flush_timeout_s):
                 await self._over.wait()
@@ -129,7 +130,7 @@ class Write:
             else:
                 await self._topic(name)
                 self._gather(name, part)
-        self._moved.wake()
+        self._moved.tell()
 
     def _gather(self, topic: str, rows: pa.RecordBatch) -> None:
         self._hold(rows.nbytes)
@@ -246,7 +247,7 @@ class Write:
             figures.in_flight_requests -= 1
             figures.in_flight_messages -= parcel.messages
             self._hold(-parcel.size_bytes)
-            self._moved.wake()
+            self._moved.tell()
 
     async def _confirmed(self, topic: Topic, parcel: Parcel, encoded: bytes) -> tuple[Published | Refused, bool]:
         """The answer that counts: a confirmation, or the last refusal; and whether any try may have done its work."""
@@ -304,7 +305,7 @@ class Write:
         self._tally.failure = self._tally.failure or error
         self._failed = True
         self._line.clear()
-        self._moved.wake()
+        self._moved.tell()
         self._flow.wake()
 
     def _fail_unless_done(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from penstock.change import Change
 from penstock.clock import Clock
 from penstock.contract.actions import CommitState, FinishedEpoch
 from penstock.reservoir.batch import Batch, State
 from penstock.reservoir.budget import Share
-from penstock.reservoir.change import Change
 from penstock.reservoir.consumer import Consumer, Tombstone
 from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.notes import Notes

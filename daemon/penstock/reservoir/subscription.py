@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from penstock.change import Change
 from penstock.clock import Clock
 from penstock.contract import Reader
 from penstock.contract.actions import Accounting, FinishedEpoch, PlacedSlice, PlannedSlice, SealReply
@@ -13,7 +14,6 @@ from penstock.reservoir import figures
 from penstock.reservoir.accounting import Ledger
 from penstock.reservoir.batch import Batch
 from penstock.reservoir.budget import Budget
-from penstock.reservoir.change import Change
 from penstock.reservoir.consumer import Consumer
 from penstock.reservoir.evicted import Evicted, Past
 from penstock.reservoir.holdings import Holdings

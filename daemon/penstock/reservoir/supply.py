@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from penstock.change import Change
 from penstock.clock import Clock
 from penstock.contract.actions import Backlog
 from penstock.errors import InternalError, SubscriptionFailed
 from penstock.reservoir import figures
 from penstock.reservoir.batch import Batch
 from penstock.reservoir.budget import Share
-from penstock.reservoir.change import Change
 from penstock.reservoir.consumer import Consumer
 from penstock.reservoir.holdings import Holdings
 from penstock.reservoir.intake import Intake

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 
 
 class Change:
@@ -16,6 +18,12 @@ class Change:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def wait(self) -> None:
-        """Return when told the next time. Safe to cancel."""
-        await self._moved.wait()
+    async def wait(self, longest_s: float = math.inf) -> None:
+        """Return when told the next time, or after so long. Safe to cancel."""
+        moved = self._moved
+        if longest_s == math.inf:
+            await moved.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await moved.wait()
