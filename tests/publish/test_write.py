@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -47,7 +47,7 @@ def test_rows_of_a_key_keep_their_order_through_retries(site: Site) -> None:
     site.topic(ordering=True)
     site.fail("UNAVAILABLE", 5)
     site.put(*[keyed(1000, 7).slice(start, 50) for start in range(0, 1000, 50)])
-    seen = collections.defaultdict(list)
+    seen = defaultdict(list)
     for message in site.read(1000):
         seen[message.ordering_key].append(int(message.data))
     assert len(seen) == 7
@@ -387,17 +387,26 @@ def test_topics_that_the_daemon_is_not_to_use_are_refused(monkeypatch: pytest.Mo
 # --- the rest -------------------------------------------------------------------------------------------------------
 
 
-def test_traced_rows_have_the_same_names_however_they_are_cut_and_whatever_is_left_out(site: Site) -> None:
-    site.topic()
+def names_after(site: Site, *writes: Sequence[pa.RecordBatch]) -> Counter[str]:
+    """What the rows of these writes of one partition are called, and how many have each name."""
     trace = Trace(query="q", batch="7", partition="3")
+    rows_written = sum(site.put(*batches, trace=trace).messages for batches in writes)
+    got = [one.attributes for one in site.read(rows_written)]
+    assert {(one["penstock_query"], one["penstock_batch"]) for one in got} == {("q", "7")}
+    return Counter(one["penstock_row"] for one in got)
+
+
+def test_rows_that_are_written_again_have_the_names_that_they_had(site: Site) -> None:
+    site.topic()
     batch = pa.concat_batches([broken("data", b""), broken("data", b"b")])
-    reply = site.put(batch.slice(0, 2), batch.slice(2), trace=trace)
-    assert reply.messages == 6, "with the attributes that name it a message is not empty"
-    names = {
-        (one.attributes["penstock_query"], one.attributes["penstock_batch"], one.attributes["penstock_row"])
-        for one in site.read(6)
-    }
-    assert names == {("q", "7", f"3-{number}") for number in range(6)}
+    names = names_after(site, [batch.slice(0, 2), batch.slice(2)], [batch.slice(0, 2), batch.slice(2)])
+    assert {name.rpartition("-")[0]: count for name, count in names.items()} == {f"3-{n}": 2 for n in range(6)}
+    assert len(names) == 6
+
+
+def test_other_rows_under_the_same_numbers_have_other_names(site: Site) -> None:
+    site.topic()
+    assert set(names_after(site, [rows(4)], [rows(8).slice(4)]).values()) == {1}
 
 
 def test_compressed_requests_arrive(site: Site) -> None:

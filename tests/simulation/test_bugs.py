@@ -254,7 +254,7 @@ def test_a_fence_forgotten_by_a_restart_is_found() -> None:
 
     gone = mock.patch.object(Reservoir, "recover_evicted", return_value=None)
     with gone, mock.patch.object(RecoveredConsumer, "consumer", wrong):
-        assert "forgot a fence" in found("power_cut", "zombie", "late_request")
+        assert "forgot a fence" in found("power_cut", "late_request", "driver_crash", first=120)
 
 
 def test_a_batch_served_with_other_rows_after_a_restart_is_found() -> None:

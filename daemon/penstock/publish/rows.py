@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from penstock.contract.publishing import MAX_PUT_BYTES, MESSAGES_SCHEMA, TRACE_KEYS, Trace
 from penstock.errors import InvalidRequest
@@ -64,8 +65,12 @@ def received(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Fault]]:
 
 
 def traced(rows: pa.RecordBatch, trace: Trace, numbers: npt.NDArray[np.int64]) -> pa.RecordBatch:
-    """With the attributes that name each row by its number within the write."""
-    own = pc.binary_join_element_wise(trace.partition, pa.array(numbers).cast(pa.string()), "-")
+    """With the attributes that name each row: by its number within the write, and by what is in the rows beside it.
+
+    A batch that Spark runs again in other partitions has other rows under the same numbers: those are no duplicates.
+    """
+    content = xxhash.xxh3_64_hexdigest(rows.serialize())
+    own = pc.binary_join_element_wise(trace.partition, pa.array(numbers).cast(pa.string()), content, "-")
     values = pa.repeat(trace.query, len(rows)), pa.repeat(trace.batch, len(rows)), own
     return with_attributes(rows, dict(zip(TRACE_KEYS, values, strict=True)))
 
