@@ -99,7 +99,7 @@ class Sending:
             return
         self._looking = False
         for carrier in self._carriers:
-            if carrier.idle:
+            if carrier.idle and self.settling.waiting_ids:
                 carrier.go()
         self.world.checks.after(self.daemon)
 

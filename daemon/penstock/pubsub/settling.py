@@ -67,7 +67,12 @@ class Settling:
     @property
     def pending_ids(self) -> int:
         """IDs not confirmed yet, of every kind."""
-        return self._extends.ids + self._acks.ids + self._releases.ids + self._flying_ids
+        return self.waiting_ids + self._flying_ids
+
+    @property
+    def waiting_ids(self) -> int:
+        """Those of them that no request has taken."""
+        return self._extends.ids + self._acks.ids + self._releases.ids
 
     @property
     def pending_bytes(self) -> int:
