@@ -167,7 +167,7 @@ def test_lost_ack_ids_forgotten_while_others_of_their_request_are_sent_again_are
 
 def test_ack_ids_dropped_when_a_defect_ended_their_request_are_found() -> None:
     with mock.patch.object(Line, "put_back", return_value=None):
-        assert "not everything was processed and acknowledged" in found("refused_ack", first=60)
+        assert "not everything was processed and acknowledged" in found("refused_ack", first=66)
 
 
 def test_ack_ids_settled_when_a_defect_ended_their_request_are_found() -> None:
@@ -175,7 +175,7 @@ def test_ack_ids_settled_when_a_defect_ended_their_request_are_found() -> None:
         request.settle()
 
     with mock.patch.object(Line, "put_back", wrong):
-        assert "the service never answered" in found("refused_ack", first=35)
+        assert "the service never answered" in found("refused_ack", first=38)
 
 
 def test_a_time_out_that_releases_the_batch_of_a_live_slow_driver_is_found() -> None:
