@@ -35,6 +35,10 @@ WINDOW_BYTES = 8 << 20
 GIVE_BACK_S = 0.5
 """How long a stream that is closed unread is waited for, to give back what it held."""
 
+WRITE_FAILED = "Internal error from Core"
+"""What grpc.aio says when a write meets the end of its call, in place of the service's own status. It is taken for what the
+service said before; the next try hears more."""
+
 KEEP_ALIVE_WRITE_S = 10.0
 """A stream that does not take a keep-alive of a few bytes for so long is dead: its window would have been full."""
 
@@ -104,6 +108,8 @@ class PullStream:
         self._aged_since = 0.0
         self._undecodable = False
         self._hasty_at = float("-inf")
+        self._last_words: tuple[grpc.StatusCode, str] | None = None
+        """Of the service, when it last ended a stream."""
         self._leaving = False
         self._patience: asyncio.Timeout | None = None
         """How long it stands still, while it does."""
@@ -187,6 +193,10 @@ class PullStream:
                 self.outstanding_bytes = 0
                 self._aged_bytes = 0
                 shared.gathering.decode()
+        if details == WRITE_FAILED:
+            code, details = self._last_words or (code, details)
+        else:
+            self._last_words = (code, details)
         now = shared.clock()
         return self._judge(Ending(code, details, now - started, pulse.heard, now - self._hasty_at), turn)
 
