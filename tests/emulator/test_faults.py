@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 from google.protobuf.message import DecodeError
-from tests.emulator.raw import SUBSCRIPTION, ManualClock, RawClient, StreamingPullResponse, refused, until
+from tests.emulator.raw import SUBSCRIPTION, TOPIC, ManualClock, RawClient, StreamingPullResponse, refused, until
 
 from penstock.emulator import Emulator, FaultClient
 from penstock.errors import InvalidRequest, NodeUnreachable
@@ -57,6 +57,20 @@ async def test_a_delayed_call_waits(client: RawClient, faults: FaultClient) -> N
         await asyncio.wait_for(client.publish(b"1"), 0.2)
     await client.publish(b"2")
     assert [each.message.data for each in await client.pull()] == [b"2"]
+
+
+async def test_a_fault_of_publish_may_be_that_of_one_topic(client: RawClient, faults: FaultClient) -> None:
+    await client.create()
+    other = "projects/p/topics/other"
+    await asyncio.to_thread(faults.fail, "Publish", "RESOURCE_EXHAUSTED", 1000, topic=other)
+    await client.publish(b"1")
+    await asyncio.to_thread(faults.fail, "Publish", "RESOURCE_EXHAUSTED", 1000, topic=TOPIC)
+    assert (await refused(client.publish(b"2"))).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    await asyncio.to_thread(faults.clear, TOPIC)
+    await client.publish(b"3")
+    assert sorted([each.message.data for each in await client.pull()]) == [b"1", b"3"]
+    with pytest.raises(InvalidRequest, match="Pull has no topic"):
+        await asyncio.to_thread(faults.fail, "Pull", "UNAVAILABLE", 1, topic=TOPIC)
 
 
 async def test_all_streams_are_cut_with_the_code_asked_for(client: RawClient, faults: FaultClient) -> None:

@@ -42,6 +42,7 @@ class DataPlane:
     async def publish(self, raw: bytes, _context: Any) -> bytes:
         """PublishRequest → PublishResponse."""
         request = wire.read_publish(raw)
+        await self._faults.before_publish(request.topic)
         return wire.write_published(self._broker.publish(request.topic, request.messages, len(raw)).message_ids)
 
     async def acknowledge(self, raw: bytes, _context: Any) -> bytes:

@@ -23,13 +23,16 @@ class FaultClient:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def fail(self, method: str, code: str, times: int = 1) -> None:
-        """The next `times` calls of `method` (such as "Acknowledge") end with the gRPC code of this name."""
-        self._act("fail", method=method, code=code, times=times)
+    def fail(self, method: str, code: str, times: int = 1, topic: str | None = None) -> None:
+        """The next `times` calls of `method` (such as "Acknowledge") end with the gRPC code of this name.
 
-    def delay(self, method: str, delay_s: float, times: int = 1) -> None:
-        """The next `times` calls of `method` wait first."""
-        self._act("delay", method=method, delay_s=delay_s, times=times)
+        `topic`: those of Publish to this one only.
+        """
+        self._act("fail", method=method, code=code, times=times, topic=topic)
+
+    def delay(self, method: str, delay_s: float, times: int = 1, topic: str | None = None) -> None:
+        """The next `times` calls of `method` (or of Publish to one topic) wait first."""
+        self._act("delay", method=method, delay_s=delay_s, times=times, topic=topic)
 
     def cut_streams(self, subscription: str | None = None, code: str = "UNAVAILABLE") -> int:
         """End the open pull streams (of one subscription) with a gRPC code; says how many."""
@@ -51,9 +54,9 @@ class FaultClient:
         """Undecodable bytes as the next responses of each open stream; says on how many streams."""
         return int(self._act("garble", subscription=subscription, responses=responses))
 
-    def clear(self) -> None:
-        """Forget what was asked for and has not happened yet."""
-        self._act("clear")
+    def clear(self, topic: str | None = None) -> None:
+        """Forget what was asked for and has not happened yet; `topic`: for Publish to this one only."""
+        self._act("clear", topic=topic)
 
     def statistics(self, subscription: str) -> dict[str, Any]:
         """Counts of a subscription; see `penstock.emulator.faults.Faults.statistics`."""

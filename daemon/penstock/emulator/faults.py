@@ -42,20 +42,29 @@ class Faults:
         """Names of all methods that the server has."""
         self._broker = broker
         self._planned: dict[str, _Planned] = {}
+        """By method, and for Publish also by topic."""
         self._dropped: dict[str, int] = {}
 
     # --- asked for by tests -----------------------------------------------------------------------------------------
 
-    def fail(self, method: str, code: str, times: int = 1, message: str = "a fault that was asked for") -> None:
-        """The next calls of a method end with this gRPC code (by name), before they do anything."""
-        status = _status(code)
-        self._check(method)
-        self._plan(method).failures.extend(Refused(status, message) for _ in range(times))
+    def fail(
+        self,
+        method: str,
+        code: str,
+        times: int = 1,
+        message: str = "a fault that was asked for",
+        topic: str | None = None,
+    ) -> None:
+        """The next calls of a method end with this gRPC code (by name), before they do anything.
 
-    def delay(self, method: str, delay_s: float, times: int = 1) -> None:
-        """The next calls of a method wait first."""
-        self._check(method)
-        planned = self._plan(method)
+        `topic`: those of Publish to this one only.
+        """
+        status = _status(code)
+        self._asked(method, topic).failures.extend(Refused(status, message) for _ in range(times))
+
+    def delay(self, method: str, delay_s: float, times: int = 1, topic: str | None = None) -> None:
+        """The next calls of a method (or of Publish to one topic) wait first."""
+        planned = self._asked(method, topic)
         planned.delay_s, planned.delayed_calls = delay_s, times
 
     def cut_streams(self, subscription: str | None = None, code: str = "UNAVAILABLE") -> int:
@@ -101,8 +110,11 @@ class Faults:
                 stream.say(UNDECODABLE)
         return len(streams)
 
-    def clear(self) -> None:
-        """Forget what was planned and has not happened yet."""
+    def clear(self, topic: str | None = None) -> None:
+        """Forget what was planned and has not happened yet; `topic`: for Publish to this one only."""
+        if topic is not None:
+            self._planned.pop(topic, None)
+            return
         self._planned.clear()
         self._dropped.clear()
 
@@ -122,11 +134,12 @@ class Faults:
         """Suffer what is planned for this call. Raises `Refused`; safe to cancel."""
         planned = self._plan(method)
         planned.calls += 1
-        if planned.delayed_calls:
-            planned.delayed_calls -= 1
-            await asyncio.sleep(planned.delay_s)
-        if planned.failures:
-            raise planned.failures.popleft()
+        await _suffer(planned)
+
+    async def before_publish(self, topic: str) -> None:
+        """Suffer what is planned for Publish to this topic, after `before`. Raises `Refused`; safe to cancel."""
+        if (planned := self._planned.get(topic)) is not None:
+            await _suffer(planned)
 
     def swallows_acks(self, subscription: str) -> bool:
         """Whether this request with acks is to do nothing."""
@@ -135,12 +148,23 @@ class Faults:
         self._dropped[subscription] = left - 1
         return True
 
-    def _check(self, method: str) -> None:
+    def _asked(self, method: str, topic: str | None) -> _Planned:
         if method not in self.methods:
             raise invalid(f"{method!r} is no method; there are {', '.join(sorted(self.methods))}.")
+        if topic is not None and method != "Publish":
+            raise invalid(f"{method} has no topic: only faults of Publish may name one.")
+        return self._plan(method if topic is None else topic)
 
     def _plan(self, method: str) -> _Planned:
         return self._planned.setdefault(method, _Planned())
+
+
+async def _suffer(planned: _Planned) -> None:
+    if planned.delayed_calls:
+        planned.delayed_calls -= 1
+        await asyncio.sleep(planned.delay_s)
+    if planned.failures:
+        raise planned.failures.popleft()
 
 
 def _status(code: str) -> grpc.StatusCode:
