@@ -81,16 +81,25 @@ class DaemonUnderFire:
 
 
 class QueryUnderFire:
-    """The Spark driver with its JVM and its Python workers; started anew whenever it ended."""
+    """The Spark driver of both queries with its JVM and its Python workers; started anew whenever it ended."""
 
     def __init__(self, folder: Path, endpoint: str, rng: random.Random) -> None:
         self.out = folder / "out"
         self.out.mkdir()
-        self._arguments = [sys.executable, query.__file__, endpoint, str(folder / "checkpoint"), str(self.out)]
+        self._at_work = folder / "at-work"
+        self._arguments = [sys.executable, "-m", query.__name__, endpoint, str(folder)]
         self._log = folder / "query.log"
         self._rng = rng
         self._process = self._start()
         self.starts = 1
+
+    @property
+    def at_work(self) -> bool:
+        """Whether both queries have had rows since it was started."""
+        try:
+            return int(self._at_work.read_text() or 0) == self._process.pid and self._process.poll() is None
+        except FileNotFoundError:
+            return False
 
     def ensure(self) -> None:
         """Start it if it has ended: some faults end a query, and its owner starts it again."""
@@ -104,14 +113,17 @@ class QueryUnderFire:
         self._kill_all()
         self._process.wait()
 
-    def kill_worker(self) -> None:
-        """-9 for one Python worker."""
-        workers = [
+    def workers(self) -> list[psutil.Process]:
+        """Python workers that run, and what they are forked from."""
+        return [
             process
             for process in self._tree()
             if process.pid != self._process.pid and "python" in _name(process) and not _is_source(process)
         ]
-        if workers:
+
+    def kill_worker(self) -> None:
+        """-9 for one Python worker."""
+        if workers := self.workers():
             with contextlib.suppress(psutil.NoSuchProcess):
                 self._rng.choice(workers).kill()
 

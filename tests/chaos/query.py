@@ -1,6 +1,8 @@
-"""The query under fire: `query.py DAEMON CHECKPOINT OUT`.
+"""The queries under fire, in one driver: `query.py DAEMON FOLDER`.
 
-Writes the numbers of batch N to OUT/N.json: a sink keyed by the batch's ID, where the last attempt wins.
+One writes the numbers of batch N to FOLDER/out/N.json: a sink keyed by the batch's ID, where the last attempt wins. The
+other copies its own subscription to the output topic. FOLDER/at-work has this process's ID once both have done
+something, which is when faults can hit them.
 """
 
 from __future__ import annotations
@@ -8,20 +10,25 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+from tests.chaos.names import COPIED, KEPT, OUTPUT_TOPIC
 
-SUBSCRIPTION = "projects/p/subscriptions/orders"
 ATTEMPTS = 10
 """Of a task: killed workers and cut connections cost one each."""
 
+THREADS = 4
+"""Two for each query, so that one whose tasks wait does not stop the other."""
 
-def main(daemon: str, checkpoint: str, out: str) -> None:
-    """Run until killed, or until a fault ends the query."""
+
+def main(daemon: str, folder: Path) -> None:
+    """Run until killed, or until a fault ends one of the queries."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = (
-        SparkSession.builder.master(f"local[2, {ATTEMPTS}]")
+        SparkSession.builder.master(f"local[{THREADS}, {ATTEMPTS}]")
         .config("spark.ui.enabled", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
@@ -29,16 +36,34 @@ def main(daemon: str, checkpoint: str, out: str) -> None:
         .getOrCreate()
     )
 
+    def rows(subscription: str) -> DataFrame:
+        chosen = {"subscriptionId": subscription, "daemons": daemon, "numPartitions": "2"}
+        return spark.readStream.format("pubsub").options(**chosen).load()
+
     def keep(batch: DataFrame, number: int) -> None:
         numbers = [int(row.number) for row in batch.selectExpr("cast(data as string) as number").collect()]
-        written = Path(out, f"{number}.tmp")
+        written = folder / "out" / f"{number}.tmp"
         written.write_text(json.dumps(numbers))
-        written.replace(Path(out, f"{number}.json"))
+        written.replace(folder / "out" / f"{number}.json")
 
-    rows = spark.readStream.format("pubsub").options(subscriptionId=SUBSCRIPTION, daemons=daemon).load()
-    query = rows.writeStream.foreachBatch(keep).option("checkpointLocation", checkpoint).start()
-    query.awaitTermination()
+    keeping = rows(KEPT).writeStream.foreachBatch(keep)
+    copying = rows(COPIED).select("data").writeStream.format("pubsub")
+    copying = copying.options(topicId=OUTPUT_TOPIC, daemons=daemon, tracing="true")
+    queries = [
+        keeping.option("checkpointLocation", str(folder / "checkpoint")).start(),
+        copying.option("checkpointLocation", str(folder / "checkpoint-copying")).start(),
+    ]
+    while not all(map(_has_had_rows, queries)):
+        if not all(query.isActive for query in queries):
+            break
+        time.sleep(0.1)
+    (folder / "at-work").write_text(str(os.getpid()))
+    spark.streams.awaitAnyTermination()
+
+
+def _has_had_rows(query: StreamingQuery) -> bool:
+    return any(progress.numInputRows for progress in query.recentProgress)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], Path(sys.argv[2]))

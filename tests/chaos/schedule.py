@@ -34,11 +34,24 @@ KINDS: dict[str, float] = {
     "redeliver": 2,
     "garble": 1,
     "fill disk": 2,
+    "fail Publish": 2,
+    "delay Publish": 1,
+    "exhaust Publish": 1,
 }
 """Every kind, and how often it comes up beside the others."""
 
-LASTING = frozenset({"pause daemon", "pause driver", "stall pubsub", "stall flight", "fill disk"})
+LASTING = frozenset({"pause daemon", "pause driver", "stall pubsub", "stall flight", "fill disk", "exhaust Publish"})
 """Kinds that are over after their `seconds`."""
+
+NEED_QUERY = frozenset(
+    {"kill driver", "kill worker", "pause driver", "cut flight", "stall flight", "fail Publish", "exhaust Publish"}
+)
+"""Kinds that hit nothing while Spark starts: they are held back until a query is at work."""
+
+EXHAUSTED_S = 30.0
+LONG_S = 240.0
+"""How long the quota of publishing is used up, in a run of at least so long: a copy waits for it, and for up to 20 s
+more until the daemon asks again, which a short run has no time for."""
 
 
 @dataclass(frozen=True)
@@ -64,5 +77,8 @@ def schedule(seed: int, seconds: float, *, without: frozenset[str] = frozenset()
     at_s = CALM_S
     while (at_s := at_s + rng.expovariate(1 / MEAN_GAP_S)) < seconds:
         kind = first.pop() if first else rng.choices(list(kinds), list(kinds.values()))[0]
-        faults.append(Fault(round(at_s, 3), kind, round(rng.uniform(0.5, LONGEST_S), 3), rng.randint(1, MOST_TIMES)))
+        lasts_s = round(rng.uniform(0.5, LONGEST_S), 3)
+        if kind == "exhaust Publish" and seconds >= LONG_S:
+            lasts_s = EXHAUSTED_S
+        faults.append(Fault(round(at_s, 3), kind, lasts_s, rng.randint(1, MOST_TIMES)))
     return faults

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.disk import small_disk
+from tests.chaos.outcome import Sample, standstill_s
+from tests.chaos.output import compared
 from tests.chaos.proxy import Proxy
-from tests.chaos.run import Sample, standstill_s
-from tests.chaos.schedule import KINDS, schedule
+from tests.chaos.schedule import EXHAUSTED_S, KINDS, schedule
 
 
 @pytest.fixture
@@ -48,6 +49,21 @@ def closed(client: socket.socket) -> bool:
 def test_a_seed_is_a_schedule_and_a_long_run_has_every_fault() -> None:
     assert schedule(1, 600) == schedule(1, 600) != schedule(2, 600)
     assert {fault.kind for fault in schedule(1, 600)} == set(KINDS)
+
+
+def test_a_long_run_uses_up_the_quota_for_as_long_as_promised_and_a_short_one_never() -> None:
+    def lasted(run_s: float) -> set[float]:
+        return {fault.seconds for fault in schedule(1, run_s) if fault.kind == "exhaust Publish"}
+
+    assert lasted(600) == {EXHAUSTED_S}
+    assert max(lasted(120), default=0.0) < EXHAUSTED_S
+
+
+def test_copies_are_told_apart_by_their_names() -> None:
+    first, again, anew = (("q", "1", "0-0"), 0), (("q", "1", "0-0"), 0), (("q", "2", "0-0"), 0)
+    found = compared([first, again, anew, (("q", "3", "0-0"), 2), (("q", "3", "0-0"), 3)], published=4)
+    assert (found.messages, found.lost, found.duplicates) == (5, 1, 2)
+    assert (found.duplicates_after_dedupe, found.misnamed) == (1, 1)
 
 
 def test_a_kind_that_cannot_be_done_is_never_in_a_schedule() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from tests.chaos.run import Outcome
+from tests.chaos.outcome import Outcome
 from tests.chaos.schedule import LASTING
 
 mpl.use("Agg")
@@ -20,7 +20,14 @@ WINDOW_S = 5.0
 SHORTEST_S = 0.6
 """How wide a fault without length is drawn."""
 
-COLOURS = {"kill": "#d62728", "pause": "#9467bd", "cut": "#ff7f0e", "stall": "#e6ab02", "fill": "#8c564b"}
+COLOURS = {
+    "kill": "#d62728",
+    "pause": "#9467bd",
+    "cut": "#ff7f0e",
+    "stall": "#e6ab02",
+    "fill": "#8c564b",
+    "exhaust": "#17becf",
+}
 """By the first word of a kind; what the service does wrong is blue."""
 
 
@@ -39,6 +46,7 @@ def draw(outcome: Outcome, path: Path) -> None:
     at = np.array([sample.at_s for sample in outcome.samples])
     _plot_rate(axes[1], at, [sample.published for sample in outcome.samples], "published", "#777777")
     _plot_rate(axes[1], at, [sample.delivered for sample in outcome.samples], "in the sink", "#1f77b4")
+    _plot_rate(axes[1], at, [sample.sunk for sample in outcome.samples], "on the output topic", "#2ca02c")
     axes[2].plot(at, [sample.remaining for sample in outcome.samples], label="not acknowledged", color="#d62728")
     behind = [sample.published - sample.delivered for sample in outcome.samples]
     axes[2].plot(at, behind, label="not in the sink", color="#1f77b4", linestyle="--")
@@ -57,6 +65,7 @@ def draw(outcome: Outcome, path: Path) -> None:
     figure.suptitle(
         f"seed {outcome.seed}: {outcome.published:,} published, {outcome.delivered:,} delivered in {outcome.batches} "
         f"batches, {outcome.lost} lost, {outcome.duplicates} duplicates, {outcome.remaining} left; "
+        f"{outcome.sunk:,} copies, {outcome.sunk_lost} lost; "
         f"{outcome.daemon_starts} daemons, {outcome.query_starts} queries"
     )
     figure.tight_layout()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.processes import NAME, TOPIC, Daemon, connects, free_port, until
 
 from penstock.emulator import FaultClient
 
-__all__ = ["NAME", "TOPIC", "Daemon", "Site", "connects", "free_port", "payload", "site", "until"]
+__all__ = ["NAME", "TOPIC", "Daemon", "Site", "connects", "emulated", "free_port", "payload", "site", "until"]
 
 
 @dataclass
@@ -34,15 +35,22 @@ class Site(processes.Site):
         return self.faults.statistics(NAME)
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+@contextmanager
+def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """An emulator with a topic and a subscription, which Google's clients find."""
     port, http_port = free_port(), free_port()
-    with Site(tmp_path, f"127.0.0.1:{port}", FaultClient(f"127.0.0.1:{http_port}")) as site:
+    with Site(folder, f"127.0.0.1:{port}", FaultClient(f"127.0.0.1:{http_port}")) as site:
         site.penstock("emulator.log", "emulator", "--port", str(port), "--http-port", str(http_port), "--faults")
         until(lambda: connects(port) and connects(http_port), 30)
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", site.pubsub)
         PublisherClient().create_topic(name=TOPIC)
         SubscriberClient().create_subscription(name=NAME, topic=TOPIC, ack_deadline_seconds=10)
+        yield site
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    with emulated(tmp_path, monkeypatch) as site:
         yield site
 
 
