@@ -20,8 +20,8 @@ from tests.chaos.names import COPIED, KEPT, OUTPUT_TOPIC
 ATTEMPTS = 10
 """Of a task: killed workers and cut connections cost one each."""
 
-THREADS = 4
-"""Two for each query, so that one whose tasks wait does not stop the other."""
+THREADS = 3
+"""Two tasks of the one query and one of the other, so that a query whose tasks wait does not stop the other."""
 
 
 def main(daemon: str, folder: Path) -> None:
@@ -36,8 +36,8 @@ def main(daemon: str, folder: Path) -> None:
         .getOrCreate()
     )
 
-    def rows(subscription: str) -> DataFrame:
-        chosen = {"subscriptionId": subscription, "daemons": daemon, "numPartitions": "2"}
+    def rows(subscription: str, tasks: int) -> DataFrame:
+        chosen = {"subscriptionId": subscription, "daemons": daemon, "numPartitions": str(tasks)}
         return spark.readStream.format("pubsub").options(**chosen).load()
 
     def keep(batch: DataFrame, number: int) -> None:
@@ -46,8 +46,8 @@ def main(daemon: str, folder: Path) -> None:
         written.write_text(json.dumps(numbers))
         written.replace(folder / "out" / f"{number}.json")
 
-    keeping = rows(KEPT).writeStream.foreachBatch(keep)
-    copying = rows(COPIED).select("data").writeStream.format("pubsub")
+    keeping = rows(KEPT, 2).writeStream.foreachBatch(keep)
+    copying = rows(COPIED, 1).select("data").writeStream.format("pubsub")
     copying = copying.options(topicId=OUTPUT_TOPIC, daemons=daemon, tracing="true")
     queries = [
         keeping.option("checkpointLocation", str(folder / "checkpoint")).start(),
