@@ -23,6 +23,9 @@ ATTEMPTS = 10
 THREADS = 3
 """Two tasks of the one query and one of the other, so that a query whose tasks wait does not stop the other."""
 
+EVERY = "2 seconds"
+"""Batches of the copy: each costs Spark Python processes to plan and to commit it, besides those of its tasks."""
+
 
 def main(daemon: str, folder: Path) -> None:
     """Run until killed, or until a fault ends one of the queries."""
@@ -48,7 +51,7 @@ def main(daemon: str, folder: Path) -> None:
 
     keeping = rows(KEPT, 2).writeStream.foreachBatch(keep)
     copying = rows(COPIED, 1).select("data").writeStream.format("pubsub")
-    copying = copying.options(topicId=OUTPUT_TOPIC, daemons=daemon, tracing="true")
+    copying = copying.options(topicId=OUTPUT_TOPIC, daemons=daemon, tracing="true").trigger(processingTime=EVERY)
     queries = [
         keeping.option("checkpointLocation", str(folder / "checkpoint")).start(),
         copying.option("checkpointLocation", str(folder / "checkpoint-copying")).start(),
