@@ -36,8 +36,8 @@ GIVE_BACK_S = 0.5
 """How long a stream that is closed unread is waited for, to give back what it held."""
 
 WRITE_FAILED = "Internal error from Core"
-"""What grpc.aio says when a write meets the end of its call, in place of the service's own status. It is taken for what the
-service said before; the next try hears more."""
+"""What grpc.aio says when a write meets the end of its call, in place of the service's own status. It is taken for
+what the service said before; the next try hears more."""
 
 KEEP_ALIVE_WRITE_S = 10.0
 """A stream that does not take a keep-alive of a few bytes for so long is dead: its window would have been full."""
