@@ -221,9 +221,10 @@ def test_slices_dealt_twice_after_the_plan_host_restarted_are_found() -> None:
         again.clear()
         start(self, *rest)
 
-    def noted(self: Reservoir, consumer: str, reader: Reader, epoch: int, plan: str, slices: Any) -> None:
-        assign(self, consumer, reader, epoch, plan, slices)
+    def noted(self: Reservoir, consumer: str, reader: Reader, epoch: int, plan: str, slices: Any) -> Dealt:
+        dealt = assign(self, consumer, reader, epoch, plan, slices)
         lists[plan] = (epoch, slices)
+        return dealt
 
     def wrong(self: Reservoir, plan: str, incarnation: str, partition: int, near: str | None) -> PlacedSlice:
         try:

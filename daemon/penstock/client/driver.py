@@ -230,6 +230,7 @@ class Driver:
             "lag_s": None if lag_s is None else round(max(lag_s, 0.0), 3),
             "nodes_up": sum(peer.up for peer in self._peers),
             "nodes_down": sum(not peer.up for peer in self._peers),
+            "local_share": self._planner.local_share,
             "epochs_pending": max((len(peer.commits) for peer in self._peers), default=0),
             "batches_gone": self.gone_batches,
             "trouble": "; ".join(dict.fromkeys(b.trouble for b in known if b.trouble)) or None,

@@ -79,6 +79,13 @@ class Planner:
         self._peers = peers
         self._left_out = calls.left_out
         self._clock, self._sleep = clock, sleep
+        self._dealt: dict[str, tuple[int, int]] = {}
+
+    @property
+    def local_share(self) -> float | None:
+        """How many of the slices that were claimed, from 0 to 1, were of the node beside the task; None: none."""
+        claims, local = (sum(part) for part in zip((0, 0), *self._dealt.values(), strict=True))
+        return local / claims if claims else None
 
     def plan(self, end: Offset, slices: int) -> list[PlannedRead]:
         """The slices of every batch that `end` names and that still exists; the others are left out for good.
@@ -133,6 +140,7 @@ class Planner:
             for peer in sorted(known, key=lambda peer: -rows[peer.id or ""]):
                 said: AssignReply | PenstockError = self._calls.outcome(peer, "assign", ask)
                 if isinstance(said, AssignReply):
+                    self._dealt[said.incarnation] = said.claims, said.local
                     return PlanHost(peer.endpoint, plan, said.incarnation)
                 error = said
             patience.wait(error)

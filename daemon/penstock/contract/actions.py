@@ -193,9 +193,14 @@ class AssignRequest(ReaderRequest):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AssignReply(Body):
-    """`incarnation`: of the host, whose claims end with its process."""
+    """`incarnation`: of the host, whose claims end with its process.
+
+    `claims`: slices of the subscription that it has dealt since it started; `local`: to tasks beside them.
+    """
 
     incarnation: str
+    claims: int = 0
+    local: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

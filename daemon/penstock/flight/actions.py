@@ -142,8 +142,8 @@ class Actions:
         return bodies.PlanReply(slices=tuple(slices))
 
     def _assign(self, request: bodies.AssignRequest) -> Body:
-        self._reservoir.assign(request.consumer, request.reader, request.epoch, request.plan, request.slices)
-        return bodies.AssignReply(incarnation=self._reservoir.incarnation)
+        dealt = self._reservoir.assign(request.consumer, request.reader, request.epoch, request.plan, request.slices)
+        return bodies.AssignReply(incarnation=self._reservoir.incarnation, claims=dealt.claims, local=dealt.local)
 
     def _claim(self, request: bodies.ClaimRequest) -> Body:
         placed = self._reservoir.claim(request.plan, request.incarnation, request.partition, request.near)

@@ -13,7 +13,7 @@ from penstock.reservoir.budget import Budget
 from penstock.reservoir.consumer import Consumer, Tombstone, fence, gone
 from penstock.reservoir.decisions import ConsumerEvicted, SubscriptionDropped
 from penstock.reservoir.evicted import Evicted, Past
-from penstock.reservoir.plans import Plan, plan_gone
+from penstock.reservoir.plans import Dealt, Plan, plan_gone
 from penstock.reservoir.ports import BatchStore, SpillSink
 from penstock.reservoir.subscription import Subscription
 from penstock.settings import ReservoirSettings
@@ -123,13 +123,19 @@ class Reservoir:
             )
         return snapshot
 
-    def assign(self, consumer_id: str, reader: Reader, epoch: int, plan_id: str, slices: Sequence[PlacedSlice]) -> None:
-        """Be the host of a reader's plan. Raises `InvalidRequest`, `EpochPast`, and what `enter` does."""
+    def assign(
+        self, consumer_id: str, reader: Reader, epoch: int, plan_id: str, slices: Sequence[PlacedSlice]
+    ) -> Dealt:
+        """Be the host of a reader's plan; what the subscription's hosts here have dealt so far.
+
+        Raises `InvalidRequest`, `EpochPast`, and what `enter` does.
+        """
         subscription, consumer = self.enter(consumer_id, reader)
         known = self._plan(plan_id)
         if known is not None and known[1] is not consumer.plans.get(plan_id):
             raise InvalidRequest(f"assign: plan {plan_id} is another consumer's: a list needs a plan ID of its own")
         subscription.assign(consumer, epoch, plan_id, slices)
+        return subscription.dealt
 
     def claim(self, plan_id: str, incarnation: str, partition: int, near: str | None) -> PlacedSlice:
         """The slice of one partition of a plan, the same one every time. Raises `PlanGone`, `InvalidRequest`."""
