@@ -101,6 +101,7 @@ class Planner:
         cuts = {node: max(part, 1) for node, part in zip(end.nodes, parts, strict=True)}
         patience, said_so = self._calls.patience(), False
         while True:
+            silent = self._look_for(missing)
             outcomes = self._ask_all(end.epoch, missing, cuts)
             planned |= {node: found for node, found in outcomes.items() if isinstance(found, list)}
             missing = {node: named for node, named in missing.items() if node not in planned}
@@ -111,7 +112,7 @@ class Planner:
                 planned |= {node: [] for node in ended}
                 missing = {node: named for node, named in missing.items() if node not in planned}
                 continue
-            trouble = next((error for error in outcomes.values() if isinstance(error, PenstockError)), None)
+            trouble = next((error for error in outcomes.values() if isinstance(error, PenstockError)), silent)
             if self._only_time_helps(missing):
                 if not said_so:
                     _LOG.warning("%s", _waiting(end.epoch, missing))
@@ -155,9 +156,9 @@ class Planner:
 
     def _asked(self, epoch: int, node: str, named: NamedBatch, slices: int) -> list[PlannedRead] | PenstockError | None:
         """The slices on a node, none if its batch is gone for good; why it does not say, or None when nobody can."""
-        peer = self._leads_to(node)
-        if isinstance(peer, PenstockError) or peer is None:
-            return peer
+        peer = _at_site(self._peers(), node)
+        if peer is None:
+            return None
         request = functools.partial(
             self._calls.ask,
             PlanRequest,
@@ -181,16 +182,16 @@ class Planner:
             for part in reply.slices
         ]
 
-    def _leads_to(self, node: str) -> Peer | PenstockError | None:
-        """The peer that answers as this node, or at its site; what is in the way, if anything is known."""
+    def _look_for(self, nodes: Collection[str]) -> PenstockError | None:
+        """Ask all listed daemons who they are if none is known at a node's site; why one of them does not say.
+
+        It may never have been reached, or its address leads elsewhere now and may lead back again.
+        """
         peers = self._peers()
-        if (peer := _at_site(peers, node)) is not None:
-            return peer
-        # One that was never reached, or that leads elsewhere now and may lead back again.
-        errors = [
-            error for error in self._calls.together([functools.partial(self._reached, p) for p in peers]) if error
-        ]
-        return _at_site(peers, node) or (errors[0] if errors else None)
+        if all(_at_site(peers, node) is not None for node in nodes):
+            return None
+        outcomes = self._calls.together([functools.partial(self._reached, peer) for peer in peers])
+        return next((error for error in outcomes if error is not None), None)
 
     def _reached(self, peer: Peer) -> PenstockError | None:
         try:
