@@ -23,7 +23,8 @@ def main() -> int:
     chosen = parser.parse_args()
     if unknown := set(chosen.names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    failed = []
+    failed: list[str] = []
+    took: list[str] = []
     start = time.monotonic()
     for name in chosen.names or NAMES:
         command = [sys.executable, "-m", f"benchmarks.{name}"]
@@ -32,9 +33,13 @@ def main() -> int:
         if chosen.json:
             chosen.json.mkdir(parents=True, exist_ok=True)
             command += ["--json", str(chosen.json / f"{name}.json")]
+        began = time.monotonic()
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
-    print(f"{time.monotonic() - start:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else ""))
+        took.append(f"{name} {time.monotonic() - began:.0f}")
+    print(f"{time.monotonic() - start:.0f} s: {', '.join(took)}")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 
