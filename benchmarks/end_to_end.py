@@ -13,15 +13,11 @@ import statistics
 
 from benchmarks.children import Child, Children, children
 from benchmarks.daemon import daemon
-from benchmarks.harness import Goal, Report, Row, Spread, main, middle, take_turns
+from benchmarks.harness import LONG_S, Goal, Report, Row, Spread, main, middle, take_turns
 from benchmarks.messages import Shape
 
 GOALS = {"vs_spark_limit_1kb": Goal(0.35)}
 SHAPES = {"1kb": Shape(1024, 1000), "100b": Shape(100, 1000)}
-LONG_S = 4.0
-"""Small messages are measured from here on: each Spark takes a quarter of a minute to start, and the short form of all
-benchmarks is to be over in five minutes."""
-
 SLICES = 2
 FIRST_BATCH_ROWS = {"1kb": 150_000, "100b": 600_000}
 """For the limit's first turn only: later ones take the batch size that the daemon's turn had."""

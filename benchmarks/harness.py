@@ -20,6 +20,9 @@ from rich.table import Table
 
 Row = dict[str, Any]
 
+LONG_S = 4.0
+"""With fewer seconds for each measurement, those that no ratio needs are left out: that is the short form."""
+
 
 @dataclass(frozen=True)
 class Goal:
