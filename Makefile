@@ -1,4 +1,4 @@
-# make setup | demo | test | simulate | fuzz | chaos | soak | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
+# make setup | demo | test | long | simulate | fuzz | chaos | soak | lint | format | bench | lock | wheel | clean. Needs Python 3.11 or later, git, and Java 17 or later for Spark.
 # All of it is plain pip in a virtual environment of its own; PYTHON names the interpreter that makes it.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ BENCH_SECONDS ?= 1.5
 BENCH_RESULTS ?= benchmarks/results
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate fuzz chaos soak lint format bench lock wheel clean machine
+.PHONY: help setup demo test long simulate fuzz chaos soak lint format bench lock wheel clean machine
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -34,8 +34,11 @@ $(STAMP): requirements-dev.lock pyproject.toml
 demo: setup ## Emulator, publisher, daemon and a Spark query, ending in a summary.
 	$(BIN)/penstock demo $(ARGS)
 
-test: setup ## All tests, or those of TESTS="...".
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+test: setup ## All tests but the longest, or those of TESTS="...".
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long" $(TESTS)
+
+long: setup ## The longest tests: drivers killed in the middle of a write, Google's own fake of Pub/Sub.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long $(TESTS)
 
 simulate: setup ## Random histories of the whole protocol. ARGS="--seeds 1000 --first 0"
 	$(BIN)/python -m tests.simulation $(ARGS)

@@ -16,6 +16,8 @@ from penstock.contract import PROTOCOL_VERSION, Reader
 from penstock.contract.actions import CreateSubscription, OpenRequest, ReleaseRequest, SealReply, SealRequest
 from penstock.errors import InvalidRequest, SubscriptionFailed
 
+pytestmark = pytest.mark.long
+
 ROWS = 100
 """The fake sends one message every 10 ms on each stream."""
 

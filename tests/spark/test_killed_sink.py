@@ -98,6 +98,7 @@ def assert_each_row_is_there(sunk: Sunk, *, repeated: int) -> None:
     assert sunk.duplicates >= repeated
 
 
+@pytest.mark.long
 def test_a_driver_that_is_killed_goes_on_from_its_checkpoint_and_leaves_no_process_behind(
     site: Site, feed: Feed, checkpoint: str, tmp_path: Path
 ) -> None:
@@ -161,6 +162,7 @@ def python_workers() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.long
 def test_a_topic_that_is_deleted_half_way_ends_the_stream_which_goes_on_when_there_is_one_again(
     spark: SparkSession, site: Site, feed: Feed, checkpoint: str
 ) -> None:
@@ -200,6 +202,7 @@ def meanwhile() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+@pytest.mark.long
 def test_a_quota_that_is_used_up_is_waited_for_and_every_row_is_published_once(
     spark: SparkSession, site: Site, meanwhile: ThreadPoolExecutor
 ) -> None:
