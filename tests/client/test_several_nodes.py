@@ -303,3 +303,16 @@ def test_a_node_that_joins_is_read_from_and_one_that_leaves_is_not_waited_for(no
         assert [peer.node.endpoint for peer in reader.peers] == [nodes[1].endpoint]
     finally:
         nodes[0].start()
+
+
+# --- two machines that have one name --------------------------------------------------------------------------------
+
+
+def test_rows_of_two_nodes_that_seem_to_be_at_one_site_are_all_read_before_they_are_acknowledged() -> None:
+    with Daemon(site="same") as one, Daemon(site="same") as other:
+        reader = driver(one, other)
+        end = sealed_on_both(reader, (one, other))
+        assert len(read(reader.plan(START, end, 4))) == 8
+        again = driver(one, other)  # nothing but the offset is left of the one before it
+        assert again.latest(end, ANY) is None
+        assert [len(node.acknowledged()) for node in (one, other)] == [5, 3]

@@ -151,10 +151,14 @@ class Planner:
     def _ask_all(
         self, epoch: int, named: dict[str, NamedBatch], cuts: dict[str, int]
     ) -> dict[str, list[PlannedRead] | PenstockError | None]:
-        works = [functools.partial(self._asked, epoch, node, batch, cuts[node]) for node, batch in named.items()]
+        works = [
+            functools.partial(self._asked, epoch, node, batch, cuts[node], cuts) for node, batch in named.items()
+        ]
         return dict(zip(named, self._calls.together(works), strict=True))
 
-    def _asked(self, epoch: int, node: str, named: NamedBatch, slices: int) -> list[PlannedRead] | PenstockError | None:
+    def _asked(
+        self, epoch: int, node: str, named: NamedBatch, slices: int, in_offset: Collection[str]
+    ) -> list[PlannedRead] | PenstockError | None:
         """The slices on a node, none if its batch is gone for good; why it does not say, or None when nobody can."""
         peer = _at_site(self._peers(), node)
         if peer is None:
@@ -170,8 +174,11 @@ class Planner:
         try:
             reply: PlanReply | PenstockError = self._calls.outcome(peer, "plan", request)
         except BatchGone as error:
-            # Who says so is that node, or the daemon after it at the same site, whose memory ended with it.
-            if peer.id is None or not same_site(peer.id, node):
+            # Who says so is that node, or the daemon after it at the same site, whose memory ended with it. One that
+            # has rows in this epoch too is not after it: two machines of one name. A heartbeat may have found another
+            # daemon meanwhile, so the error has to say whose it is.
+            says = error.node or peer.id
+            if says is None or (says != node and (says in in_offset or not same_site(says, node))):
                 return None
             self._leave_out(epoch, node, named, str(error))
             return []
@@ -242,7 +249,9 @@ class Planner:
 
 
 def _at_site(peers: Sequence[Peer], node: str) -> Peer | None:
-    return next((peer for peer in peers if peer.id is not None and same_site(peer.id, node)), None)
+    """Who answers for a node: itself, else one at its site (two machines of one name are no site, but it happens)."""
+    known = [peer for peer in peers if peer.id is not None and same_site(peer.id, node)]
+    return next((peer for peer in known if peer.id == node), known[0] if known else None)
 
 
 def _waiting(epoch: int, missing: Collection[str]) -> str:
