@@ -316,3 +316,54 @@ def test_rows_of_two_nodes_that_seem_to_be_at_one_site_are_all_read_before_they_
         again = driver(one, other)  # nothing but the offset is left of the one before it
         assert again.latest(end, ANY) is None
         assert [len(node.acknowledged()) for node in (one, other)] == [5, 3]
+
+
+# --- replies that are lost, and addresses that lead elsewhere, while nodes are asked side by side ---------------------
+
+
+def test_a_batch_whose_seal_got_lost_on_the_way_back_is_asked_for_again(nodes: tuple[Daemon, Daemon]) -> None:
+    reader = driver(*nodes, passing=Time())
+    many = Limits(min_rows=3, max_delay_s=3600)
+    assert reader.latest(START, many) is None
+    nodes[1].publish(3)
+    nodes[1].lose_replies = ["seal"]
+    assert reader.latest(START, many) is None
+    until(lambda: reader.beat() and reader.report()["nodes_down"] == 0)
+    assert sealed(reader, START, many).rows == 3, "which are in no backlog any more"
+
+
+def test_a_query_that_takes_what_is_there_does_not_end_without_such_a_batch(nodes: tuple[Daemon, Daemon]) -> None:
+    passing = Time()
+    reader = driver(*nodes, passing=passing)
+    assert reader.latest(START, ANY) is None
+    for node in nodes:
+        node.streams_open_since = 0.0
+    reader.take_what_is_there(1.0)
+    nodes[1].publish(3)
+    nodes[1].lose_replies = ["seal"]
+    sleep = passing.sleep
+
+    def beating(seconds: float) -> None:
+        sleep(seconds)
+        time.sleep(0.01)
+        reader.beat()
+
+    reader._sleep = beating
+    reader._calls._sleep = beating
+    assert sealed(reader, START).rows == 3
+
+
+def test_a_batch_is_named_after_the_node_that_was_asked(nodes: tuple[Daemon, Daemon]) -> None:
+    reader = driver(*nodes)
+    assert reader.latest(START, ANY) is None
+    nodes[0].publish(5)
+    peer = reader.peers[0]
+    node = peer.id
+
+    def meanwhile(action: str, _reply: bytes) -> None:
+        if action == "seal":  # a heartbeat hears another name
+            peer.answers_as("b-other", "other")
+
+    nodes[1].before_reply = meanwhile
+    end = sealed(reader, START)
+    assert set(end.nodes) == {node}

@@ -209,7 +209,7 @@ class Calls:
         """One call. Raises `ReaderFenced` without a call once a node has said so."""
         if self._fenced is not None:
             raise self._fenced.with_traceback(None)  # else each call makes the traceback longer
-        if isinstance(request, ReaderRequest):
+        if isinstance(request, ReaderRequest) and request.node is None:
             # Another node that knows this reader from before must not answer in the name of the one it opened last.
             request = replace(request, node=peer.id)
         if action in CONTACT and peer.id is not None:

@@ -322,10 +322,16 @@ class Driver:
 
     def _seal(self, start: Offset, limits: Limits) -> Offset | None:
         parts = self._parts(start.epoch + 1, limits)
+        asked_of: dict[Peer, str | None] = {}
 
         def request(peer: Peer) -> SealRequest:
+            # Until it says that it did not, it may have: a reply that was lost leaves a batch in no backlog.
+            peer.held.add(start.epoch + 1)
+            # A heartbeat may find another daemon there before all have answered: a batch is of the node that was asked.
+            node = asked_of[peer] = peer.id
             asked: SealRequest = self._calls.ask(
                 SealRequest,
+                node=node,
                 epoch=start.epoch + 1,
                 after=start.epoch,
                 max_rows=parts[peer].max_rows,
@@ -337,9 +343,10 @@ class Driver:
         for peer, reply in self._calls.to_all(list(parts), "seal", request).items():
             assert isinstance(reply, SealReply), "to_all gives replies"
             peer.backlog = reply.backlog
-            peer.held.discard(start.epoch + 1)
-            if reply.batch is not None and peer.id is not None:
-                named[peer.id] = NamedBatch(batch=reply.batch, rows=reply.rows)
+            peer.held = {epoch for epoch in peer.held if epoch > start.epoch + 1}
+            node = asked_of[peer]
+            if reply.batch is not None and node is not None:
+                named[node] = NamedBatch(batch=reply.batch, rows=reply.rows)
         return start.next(named, self._calls.left_out.by_batch) if named else None
 
     def _parts(self, epoch: int, limits: Limits) -> dict[Peer, Limits]:

@@ -19,7 +19,7 @@ class Peer:
     """What answers at one address. `id` is None until something did.
 
     `up`: it answered the last call, or none was made yet. `opened`: it knows this reader. `endpoint`: where tasks read.
-    `held`: epochs that it had sealed for the consumer before `open`, and that no call has asked for since.
+    `held`: epochs of which it has, or may have, a batch that no reply has told of.
     """
 
     def __init__(self, node: Node, commit_ttl: int) -> None:
