@@ -367,3 +367,22 @@ def test_a_batch_is_named_after_the_node_that_was_asked(nodes: tuple[Daemon, Dae
     nodes[1].before_reply = meanwhile
     end = sealed(reader, START)
     assert set(end.nodes) == {node}
+
+
+def test_while_a_lost_node_is_waited_for_the_others_keep_what_they_have(nodes: tuple[Daemon, Daemon]) -> None:
+    reader, end, _, passing = lost(nodes)
+    sleep, reservoir = passing.sleep, nodes[0].reservoir
+    (consumer,) = nodes[0].held.consumers.values()
+
+    def beating(seconds: float) -> None:
+        sleep(seconds)
+        if passing.now < 5:
+            nodes[0].on_loop(lambda: [held.after_jump(0.0) for held in reservoir.subscriptions.values()])
+        reader.beat()
+        if passing.now >= 10:
+            shut.append(consumer.must_open)
+
+    shut: list[bool] = []
+    reader._planner._sleep = beating
+    reader.plan(START, end, 2)
+    assert not any(shut), "it would give its rows back once its time-out is over"

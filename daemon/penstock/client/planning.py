@@ -117,6 +117,7 @@ class Planner:
                 if not said_so:
                     _LOG.warning("%s", _waiting(end.epoch, missing))
                     said_so = True
+                self._keep_open()
                 self._sleep(RETRY_LAST_S)
                 patience = self._calls.patience()
             else:
@@ -204,6 +205,24 @@ class Planner:
         try:
             self._calls.probe(peer)
         except NodeUnreachable as error:
+            return error
+        return None
+
+    def _keep_open(self) -> None:
+        """Minutes may pass: a node that wants to be opened again meanwhile would else give its rows back.
+
+        The heartbeat's thread leaves that to us, who have the `turn`.
+        """
+        peers = [peer for peer in self._peers() if peer.up and not peer.opened]
+        outcomes = self._calls.together([functools.partial(self._kept_open, peer) for peer in peers])
+        for peer, error in zip(peers, outcomes, strict=True):
+            if error is not None:
+                _LOG.info("open at %s: %s", peer.node.endpoint, error)
+
+    def _kept_open(self, peer: Peer) -> PenstockError | None:
+        try:
+            self._calls.reach(peer)
+        except PenstockError as error:
             return error
         return None
 
