@@ -386,3 +386,28 @@ def test_while_a_lost_node_is_waited_for_the_others_keep_what_they_have(nodes: t
     reader._planner._sleep = beating
     reader.plan(START, end, 2)
     assert not any(shut), "it would give its rows back once its time-out is over"
+
+
+def test_a_named_consumer_goes_on_where_the_furthest_node_is(nodes: tuple[Daemon, Daemon]) -> None:
+    endpoints = [node.endpoint for node in nodes]
+
+    def committed(epochs: int, *listed: str) -> None:
+        with Consumer(SUBSCRIPTION, endpoint=listed, name="mail") as consumer:
+            assert consumer.next(0) is None
+            for _ in range(epochs):
+                nodes[1].publish(1)
+                batch = consumer.next(10)
+                assert batch is not None
+                batch.commit()
+            consumer._session.bye()
+            consumer._closed = True  # as a process that is killed: a closed consumer is forgotten
+
+    nodes[0].publish(1)
+    committed(1, *endpoints)
+    committed(2, endpoints[1])
+    with Consumer(SUBSCRIPTION, endpoint=endpoints, name="mail") as consumer:
+        assert consumer.next(0) is None
+        nodes[0].publish(1)
+        batch = consumer.next(10)
+        assert batch is not None
+        assert batch.epoch == 4

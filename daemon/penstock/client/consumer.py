@@ -106,6 +106,7 @@ class Consumer:
         self._nodes = Listed([endpoint] if isinstance(endpoint, str) else endpoint)
         self._session = Session(Driver(self.name, settings, self._nodes, together=SideBySide()))
         self._at = Offset.initial(self.name, self.subscription)
+        self._begun = False
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -130,7 +131,7 @@ class Consumer:
             wait_s = WAIT_S if until is None else max(min(WAIT_S, until - time.monotonic()), 0.0)
             end = self._sealed(wait_s)
             if end is not None:
-                self._at = end
+                self._at, self._begun = end, True
                 return Batch(self, end)
             if until is not None and time.monotonic() >= until:
                 return None
@@ -162,12 +163,12 @@ class Consumer:
         self._nodes.close()
 
     def _sealed(self, wait_s: float) -> Offset | None:
-        try:
-            return self._session.seal(self._at, self._limits, wait_s)
-        except EpochPast as error:
-            # A named consumer goes on where the process before it stopped.
-            through = error.details.get("committed_through")
-            if self._at.epoch or not isinstance(through, int):
-                raise
-            self._at = Offset.initial(self.name, self.subscription, through)
-            return self._session.seal(self._at, self._limits, wait_s)
+        while True:
+            try:
+                return self._session.seal(self._at, self._limits, wait_s)
+            except EpochPast as error:
+                # A named consumer goes on where the process before it stopped; each node says how far it has heard.
+                through = error.details.get("committed_through")
+                if self._begun or not isinstance(through, int) or through <= self._at.epoch:
+                    raise
+                self._at = Offset.initial(self.name, self.subscription, through)
