@@ -411,3 +411,25 @@ def test_a_named_consumer_goes_on_where_the_furthest_node_is(nodes: tuple[Daemon
         batch = consumer.next(10)
         assert batch is not None
         assert batch.epoch == 4
+
+
+def test_a_node_that_is_not_listed_for_a_while_is_told_what_it_missed(nodes: tuple[Daemon, Daemon]) -> None:
+    ways = [Cut(node) for node in nodes]
+    listed = list(ways)
+    reader = Driver("consumer-1", ReaderSettings(subscription=SUBSCRIPTION), lambda: list(listed))
+    first = sealed_on_both(reader, nodes)
+    reader.plan(START, first, 2)
+    ways[1].cut = True
+    reader.beat()
+    listed.remove(ways[1])  # not ready, as its name has it
+    nodes[0].publish(1)
+    second = sealed(reader, first)
+    nodes[0].publish(1)
+    third = sealed(reader, second)
+    ways[1].cut = False
+    listed.append(ways[1])
+    reader.beat()
+    assert reader.latest(third, ANY) is None
+    reader.beat()
+    assert reader.latest(third, ANY) is None
+    assert (len(nodes[1].acknowledged()), nodes[1].service.released) == (3, [])

@@ -100,6 +100,7 @@ class Driver:
         self.settings = settings
         self._nodes = nodes if callable(nodes) else functools.partial(list, nodes)
         self._peers: list[Peer] = []
+        self._away: dict[str, Peer] = {}
         self._calls = Calls(consumer, settings, clock=clock, wall=wall, sleep=sleep, together=together)
         self._planner = Planner(self._calls, lambda: self._peers, clock, sleep)
         self._clock, self._wall, self._sleep = clock, wall, sleep
@@ -271,17 +272,26 @@ class Driver:
             _LOG.info("open at %s: %s", peer.node.endpoint, error)
 
     def _list_nodes(self) -> None:
-        """New nodes join; one that is not listed any more stays while it answers."""
+        """New nodes join; one that is not listed any more stays while it answers.
+
+        One that comes back is still owed commits: a name resolves to those that are ready, so a restart takes a node
+        off the list for a while.
+        """
         listed = {node.endpoint: node for node in self._nodes()}
         known = {peer.node.endpoint for peer in self._peers}
         if known == set(listed):
             return
         stay = [peer for peer in self._peers if peer.node.endpoint in listed or peer.up]
-        new = [Peer(node, self.settings.commit_ttl) for endpoint, node in listed.items() if endpoint not in known]
+        new = [
+            self._away.pop(endpoint, None) or Peer(node, self.settings.commit_ttl)
+            for endpoint, node in listed.items()
+            if endpoint not in known
+        ]
+        self._away |= {peer.node.endpoint: peer for peer in self._peers if peer not in stay}
         self._peers = stay + new
 
     def _commit(self, finished: Offset) -> None:
-        for peer in self._peers:
+        for peer in (*self._peers, *self._away.values()):
             if finished.epoch:
                 peer.commits.add(finished.finished())
         behind = [peer for peer in self._peers if len(peer.commits)]
