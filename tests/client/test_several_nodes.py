@@ -12,7 +12,7 @@ from tests.client.daemon import SUBSCRIPTION, Daemon
 
 from penstock import Consumer
 from penstock.client import Driver, Limits, Listed, NodeClient, Offset, PlannedRead, ReaderSettings, SideBySide
-from penstock.errors import InvalidOption, NodeUnreachable
+from penstock.errors import InvalidOption, NodeUnreachable, SubscriptionShared
 
 START = Offset.initial("consumer-1", SUBSCRIPTION)
 ANY = Limits()
@@ -433,3 +433,37 @@ def test_a_node_that_is_not_listed_for_a_while_is_told_what_it_missed(nodes: tup
     reader.beat()
     assert reader.latest(third, ANY) is None
     assert (len(nodes[1].acknowledged()), nodes[1].service.released) == (3, [])
+
+
+# --- a query that takes what is there, over nodes that come and go ----------------------------------------------------
+
+
+def test_a_query_that_takes_what_is_there_says_why_a_node_does_not_serve_it(nodes: tuple[Daemon, Daemon]) -> None:
+    other = driver(nodes[1], passing=Time())
+    other.consumer = other._calls.consumer = "consumer-2"
+    assert other.latest(START, ANY) is None
+    reader = driver(*nodes, passing=Time())
+    reader.take_what_is_there(1.0)
+    for node in nodes:
+        node.streams_open_since = 0.0
+    with pytest.raises(SubscriptionShared, match=r"shareSubscription=true .*nodeWait"):
+        reader.latest(START, ANY)
+
+
+def test_a_query_that_takes_what_is_there_does_not_wait_for_a_node_that_left(nodes: tuple[Daemon, Daemon]) -> None:
+    passing, ways = Time(), [Cut(node) for node in nodes]
+    listed = list(ways)
+
+    def sleep(seconds: float) -> None:
+        passing.sleep(seconds)
+        if passing.now > 2 and len(listed) == 2:
+            listed.remove(ways[1])
+
+    chosen = ReaderSettings(subscription=SUBSCRIPTION, node_wait_s=10.0)
+    reader = Driver("consumer-1", chosen, lambda: list(listed), clock=lambda: passing.now, sleep=sleep)
+    reader.take_what_is_there(1.0)
+    for node in nodes:
+        node.streams_open_since = 0.0
+    ways[1].cut = True
+    assert reader.latest(START, ANY) is None
+    assert reader.ended

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.client.available_now import AvailableNow, Verdict
-from penstock.client.calls import Calls, ReaderSettings, Together, one_by_one
+from penstock.client.calls import Calls, Patience, ReaderSettings, Together, one_by_one
 from penstock.client.node import Node
 from penstock.client.offset import NamedBatch, Offset
 from penstock.client.peer import FIRST_HEARTBEAT_S, Peer
@@ -376,15 +376,26 @@ class Driver:
             verdicts = {Verdict.TAKE} if self._was_sealed(start.epoch + 1) else self._judge(backlogs)
             if Verdict.TAKE in verdicts and (sealed := self._seal(start, limits)) is not None:
                 return sealed
-            silent = [peer.node.endpoint for peer in self._peers if peer not in backlogs]
+            silent = [peer for peer in self._peers if peer not in backlogs]
             if silent:  # it may have what was published before
-                patience.wait(NodeUnreachable(f"no penstock daemon answers at {', '.join(silent)}"))
+                self._wait_for(silent, patience)
                 continue
             patience = self._calls.patience()
             self._ended = verdicts == {Verdict.END}
             if not self._ended:
                 self._sleep(POLL_S)
         return None
+
+    def _wait_for(self, silent: Sequence[Peer], patience: Patience) -> None:
+        """Ask those again that did not say what waits there; raises why when there was time enough.
+
+        One that is down and not listed any more is not waited for.
+        """
+        outcomes = self._calls.ask_all(silent, "backlog", lambda _peer: self._calls.ask(BacklogRequest))
+        error = next((said for said in outcomes.values() if isinstance(said, PenstockError)), None)
+        self._list_nodes()
+        if error is not None and any(peer in self._peers for peer in silent):
+            patience.wait(error)
 
     def _judge(self, backlogs: dict[Peer, Backlog]) -> set[Verdict]:
         assert self._available_now is not None, "only then is there an end"
