@@ -467,3 +467,22 @@ def test_a_query_that_takes_what_is_there_does_not_wait_for_a_node_that_left(nod
     ways[1].cut = True
     assert reader.latest(START, ANY) is None
     assert reader.ended
+
+
+def test_a_node_that_comes_back_under_another_address_is_not_given_up(nodes: tuple[Daemon, Daemon]) -> None:
+    passing, ways = Time(), [Cut(node) for node in nodes]
+    listed = list(ways)
+
+    def sleep(seconds: float) -> None:
+        passing.sleep(seconds)
+        if passing.now > 5 and ways[1] in listed:
+            moved = Cut(nodes[1])
+            moved.endpoint = f"localhost:{nodes[1].port}"
+            listed[1] = moved
+
+    chosen = ReaderSettings(subscription=SUBSCRIPTION, node_wait_s=10.0)
+    reader = Driver("consumer-1", chosen, lambda: list(listed), clock=lambda: passing.now, sleep=sleep)
+    end = sealed_on_both(reader, nodes)
+    ways[1].cut = True
+    assert len(read(reader.plan(START, end, 2))) == 8
+    assert passing.now < 10

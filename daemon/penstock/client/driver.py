@@ -102,7 +102,7 @@ class Driver:
         self._peers: list[Peer] = []
         self._away: dict[str, Peer] = {}
         self._calls = Calls(consumer, settings, clock=clock, wall=wall, sleep=sleep, together=together)
-        self._planner = Planner(self._calls, lambda: self._peers, clock, sleep)
+        self._planner = Planner(self._calls, lambda: self._peers, self._list_nodes, clock, sleep)
         self._clock, self._wall, self._sleep = clock, wall, sleep
         self._available_now: tuple[dt.datetime, float] | None = None
         self._rules: dict[Peer, AvailableNow] = {}

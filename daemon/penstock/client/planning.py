@@ -66,17 +66,19 @@ class PlanHost:
 
 
 class Planner:
-    """Plans epochs for a reader's `calls`. `peers` gives the nodes as they are listed now."""
+    """Plans epochs for a reader's `calls`. `peers` gives the nodes as they were listed last, by `list_nodes`."""
 
     def __init__(
         self,
         calls: Calls,
         peers: Callable[[], Sequence[Peer]],
+        list_nodes: Callable[[], None],
         clock: Callable[[], float],
         sleep: Callable[[float], None],
     ) -> None:
         self._calls = calls
         self._peers = peers
+        self._list_nodes = list_nodes
         self._left_out = calls.left_out
         self._clock, self._sleep = clock, sleep
         self._dealt: dict[str, tuple[int, int]] = {}
@@ -122,6 +124,7 @@ class Planner:
                 patience = self._calls.patience()
             else:
                 patience.wait(trouble or NodeUnreachable(_waiting(end.epoch, missing)))
+            self._list_nodes()  # one that comes back may be under another address
         return [read for node in end.nodes for read in planned.get(node, ())]
 
     def host(self, epoch: int, planned: Sequence[PlannedRead]) -> PlanHost | None:
@@ -270,7 +273,7 @@ class Planner:
 def _at_site(peers: Sequence[Peer], node: str) -> Peer | None:
     """Who answers for a node: itself, else one at its site (two machines of one name are no site, but it happens)."""
     known = [peer for peer in peers if peer.id is not None and same_site(peer.id, node)]
-    return next((peer for peer in known if peer.id == node), known[0] if known else None)
+    return max(known, key=lambda peer: (peer.id == node, peer.up), default=None)
 
 
 def _waiting(epoch: int, missing: Collection[str]) -> str:
