@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,7 +97,8 @@ class Session:
     def _rows_come(self, wait_s: float, limits: Limits) -> bool:
         """Wait for the first row; with a minimum there may be rows already, so that only time can tell."""
         if limits.min_rows is not None:
-            self._stop.wait(min(wait_s, IDLE_WAIT_S))
+            # Not `_stop.wait`, whose lock a signal handler that says `bye` on this thread would then wait for.
+            time.sleep(min(wait_s, IDLE_WAIT_S))
             return True
         self._woken.clear()
         with self._asked:
