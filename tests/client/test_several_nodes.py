@@ -272,6 +272,13 @@ def test_a_name_is_resolved_anew_for_each_epoch() -> None:
     assert len(listed()) == 2, "what does not resolve now stays as it was"
 
 
+def test_a_daemon_with_addresses_of_both_families_is_one() -> None:
+    def resolve(*_: Any, **__: Any) -> list[Any]:
+        return [*resolving("10.0.0.1"), (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fd00::1", 8815, 0, 0))]
+
+    assert [node.endpoint for node in Listed(["dns:///penstock:8815"], resolve)()] == ["10.0.0.1:8815"]
+
+
 def test_a_name_that_never_resolved_is_an_error_that_names_it() -> None:
     def resolve(*_: Any, **__: Any) -> list[Any]:
         raise OSError("unknown")
@@ -486,3 +493,10 @@ def test_a_node_that_comes_back_under_another_address_is_not_given_up(nodes: tup
     ways[1].cut = True
     assert len(read(reader.plan(START, end, 2))) == 8
     assert passing.now < 10
+
+
+def test_a_node_that_may_not_be_lost_and_is_not_listed_is_named_with_the_way_out(nodes: tuple[Daemon, Daemon]) -> None:
+    end = sealed_on_both(driver(*nodes), nodes)
+    reader = driver(nodes[0], passing=Time(), exclude_lost=False)
+    with pytest.raises(NodeUnreachable, match=r"name its address in the option `daemons`"):
+        reader.plan(START, end, 2)

@@ -65,6 +65,8 @@ class Listed:
                 ) from error
             _LOG.warning("%s does not resolve now (%s): its daemons stay as they were", address, error)
             return self._last[address]
-        hosts = sorted({str(sockaddr[0]) for *_, sockaddr in found})
+        # A daemon that has addresses of both families must not be taken for two, of which one may never answer.
+        family = socket.AF_INET if any(each[0] == socket.AF_INET for each in found) else socket.AF_INET6
+        hosts = sorted({str(sockaddr[0]) for of, *_, sockaddr in found if of == family})
         self._last[address] = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
         return self._last[address]

@@ -279,5 +279,6 @@ def _at_site(peers: Sequence[Peer], node: str) -> Peer | None:
 def _waiting(epoch: int, missing: Collection[str]) -> str:
     return (
         f"epoch {epoch} has rows on {', '.join(missing)}, which no listed daemon answers for: waiting until it is back "
-        "or must have given them back to Pub/Sub"
+        "or must have given them back to Pub/Sub. Start it again, or name its address in the option `daemons`; with "
+        "lostNodes=exclude a query goes on without it then, as long as another daemon answers"
     )
