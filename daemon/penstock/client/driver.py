@@ -283,7 +283,7 @@ class Driver:
             return
         stay = [peer for peer in self._peers if peer.node.endpoint in listed or peer.up]
         new = [
-            self._away.pop(endpoint, None) or Peer(node, self.settings.commit_ttl)
+            self._away.pop(endpoint) if endpoint in self._away else Peer(node, self.settings.commit_ttl)
             for endpoint, node in listed.items()
             if endpoint not in known
         ]

@@ -155,9 +155,7 @@ class Planner:
     def _ask_all(
         self, epoch: int, named: dict[str, NamedBatch], cuts: dict[str, int]
     ) -> dict[str, list[PlannedRead] | PenstockError | None]:
-        works = [
-            functools.partial(self._asked, epoch, node, batch, cuts[node], cuts) for node, batch in named.items()
-        ]
+        works = [functools.partial(self._asked, epoch, node, batch, cuts[node], cuts) for node, batch in named.items()]
         return dict(zip(named, self._calls.together(works), strict=True))
 
     def _asked(
