@@ -13,7 +13,7 @@ from penstock.reservoir.budget import Budget
 from penstock.reservoir.consumer import Consumer, Tombstone, fence, gone
 from penstock.reservoir.decisions import ConsumerEvicted, SubscriptionDropped
 from penstock.reservoir.evicted import Evicted, Past
-from penstock.reservoir.plans import Dealt, Plan, plan_gone
+from penstock.reservoir.plans import MAX_PLANNED_SLICES, MAX_PLANS, Dealt, Plan, plan_gone
 from penstock.reservoir.ports import BatchStore, SpillSink
 from penstock.reservoir.subscription import Subscription
 from penstock.settings import ReservoirSettings
@@ -143,7 +143,12 @@ class Reservoir:
             raise plan_gone(plan_id, "the daemon that dealt its slices was restarted")
         found = self._plan(plan_id)
         if found is None:
-            raise plan_gone(plan_id, "its epoch is past, or its query was given up or has planned many times since")
+            raise plan_gone(
+                plan_id,
+                "its epoch is past, or its query was given up or has planned many times since (if it reads the stream "
+                f"several times in one batch: {MAX_PLANS} plans of {MAX_PLANNED_SLICES} slices together are kept, so "
+                "set a lower numPartitions)",
+            )
         subscription, plan = found
         return plan.claim(partition, near, subscription.dealt)
 
