@@ -37,7 +37,7 @@ demo: setup ## Emulator, publisher, daemon and a Spark query, ending in a summar
 test: setup ## All tests but the longest, or those of TESTS="...".
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long" $(TESTS)
 
-long: setup ## The longest tests: drivers killed in the middle of a write, Google's own fake of Pub/Sub.
+long: setup ## The longest tests: killed drivers, leaks, a short soak, Google's own fake of Pub/Sub.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long $(TESTS)
 
 simulate: setup ## Random histories of the whole protocol. ARGS="--seeds 1000 --first 0"

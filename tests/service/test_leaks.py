@@ -96,6 +96,7 @@ def garbage(site: Site, daemon: Daemon) -> None:
     client.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "failure",
     [

@@ -162,12 +162,12 @@ def test_lost_ack_ids_forgotten_while_others_of_their_request_are_sent_again_are
         right(self)
 
     with mock.patch.object(Acknowledgement, "settle", wrong):
-        assert "the service confirmed" in found("refused_ack", first=55)
+        assert "the service confirmed" in found("refused_ack", first=100)
 
 
 def test_ack_ids_dropped_when_a_defect_ended_their_request_are_found() -> None:
     with mock.patch.object(Line, "put_back", return_value=None):
-        assert "not everything was processed and acknowledged" in found("refused_ack", first=66)
+        assert "not everything was processed and acknowledged" in found("refused_ack", first=96)
 
 
 def test_ack_ids_settled_when_a_defect_ended_their_request_are_found() -> None:
@@ -199,7 +199,7 @@ def forgets_exclusions() -> contextlib.ExitStack:
 def test_a_batch_left_out_since_its_address_leads_elsewhere_and_acknowledged_later_is_found() -> None:
     """Two daemons behind one address, one after the other."""
     with forgets_exclusions(), mock.patch.object(planning, "same_site", return_value=True):
-        assert EARLY in found("move", "lost_node")
+        assert EARLY in found("move", "lost_node", first=20)
 
 
 def test_a_batch_left_out_since_its_node_is_silent_and_acknowledged_later_is_found() -> None:
@@ -235,7 +235,7 @@ def test_slices_dealt_twice_after_the_plan_host_restarted_are_found() -> None:
 
     began_again = mock.patch.object(World, "__init__", began)
     with began_again, mock.patch.object(Reservoir, "assign", noted), mock.patch.object(Reservoir, "claim", wrong):
-        assert "dealt" in found("spread", "daemon_crash")
+        assert "dealt" in found("spread", "daemon_crash", first=20)
 
 
 def test_a_fence_forgotten_when_its_consumer_made_room_is_found() -> None:

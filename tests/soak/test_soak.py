@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.soak.run import Setup, Soak
 
-pytestmark = pytest.mark.timeout(300)  # 15 s where nothing else runs; what it waits for may take longer, never for ever
+# 15 s where nothing else runs; what it waits for may take longer, never for ever.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 
 
 def test_held_messages_keep_their_leases_beside_a_load_and_a_pause_gives_none_twice(tmp_path: Path) -> None:
