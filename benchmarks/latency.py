@@ -19,10 +19,10 @@ from benchmarks.harness import Goal, Report, main
 from benchmarks.topic import SUBSCRIPTION, topic
 
 GOALS = {"p50_over_floor_ms": Goal(30, at_most=True)}
-WARM_UP_MESSAGES = 10
+WARM_UP_MESSAGES = 6
 """Workers start and the JVM compiles meanwhile."""
 
-LEAST_MESSAGES = 20
+LEAST_MESSAGES = 15
 
 
 def run(seconds: float) -> Report:

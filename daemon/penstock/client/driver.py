@@ -239,7 +239,7 @@ class Driver:
 
     def pending_commits(self) -> CarriedCommit | None:
         """What tasks may carry to the nodes that the driver could not tell; None when there is nothing."""
-        behind = [peer for peer in self._peers if len(peer.commits)]
+        behind = [peer for peer in self._peers if len(peer.commits) and not peer.told]
         if not behind or self._calls.reader is None:
             return None
         epochs = {finished.epoch: finished for peer in behind for finished in peer.commits.epochs()}
@@ -298,10 +298,13 @@ class Driver:
         # Nobody waits for a node that is down while another one answers: it is told later, or by a task.
         others = len(self._peers) > 1 and any(peer.up for peer in self._peers)
         told = [peer for peer in behind if peer.up] if others else behind
+        for peer in behind:
+            peer.told = False
         if told:
             tell = self._calls.ask_all if others else self._calls.to_all
             for peer, said in tell(told, "commit", lambda peer: self._commit_of(peer.commits.epochs())).items():
                 if isinstance(said, CommitReply):
+                    peer.told = True
                     self._settle(peer, said)
         self._calls.left_out.forget(finished.epoch - self.settings.commit_ttl)
 

@@ -19,6 +19,7 @@ class Peer:
     """What answers at one address. `id` is None until something did.
 
     `up`: it answered the last call, or none was made yet. `opened`: it knows this reader. `endpoint`: where tasks read.
+    `told`: it has heard of all commits, whether their acks are confirmed or not.
     `held`: epochs of which it has, or may have, a batch that no reply has told of.
     """
 
@@ -31,6 +32,7 @@ class Peer:
         self.endpoint = node.endpoint
         self.heartbeat_s = FIRST_HEARTBEAT_S
         self.held: set[int] = set()
+        self.told = True
         self.commits = PendingCommits(commit_ttl)
         self._backlog: Backlog | None = None
 
