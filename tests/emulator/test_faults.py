@@ -6,9 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
+import grpc.aio
 import pytest
 from google.protobuf.message import DecodeError
-from tests.emulator.raw import SUBSCRIPTION, TOPIC, ManualClock, RawClient, StreamingPullResponse, refused, until
+from tests.emulator.raw import (
+    SUBSCRIPTION,
+    TIMEOUT_S,
+    TOPIC,
+    ManualClock,
+    RawClient,
+    StreamingPullResponse,
+    refused,
+    until,
+)
 
 from penstock.emulator import Emulator, FaultClient
 from penstock.errors import InvalidRequest, NodeUnreachable
@@ -89,8 +99,20 @@ async def test_connections_are_cut_without_a_word(client: RawClient, faults: Fau
         await stream.response()
         assert await asyncio.to_thread(faults.cut_connections) == 1
         assert (await stream.failure()).code() == UNAVAILABLE
-    async with client.stream() as stream:
-        await stream.response()
+    await until_connected(client)
+
+
+async def until_connected(client: RawClient) -> None:
+    """Open streams until one is answered: a client may find out late that its connection was cut."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            try:
+                async with client.stream() as stream:
+                    await stream.response()
+                    return
+            except grpc.aio.AioRpcError as error:
+                if error.code() != UNAVAILABLE:
+                    raise
 
 
 async def test_dropped_acks_are_answered_but_do_nothing(client: RawClient, faults: FaultClient) -> None:
