@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
-from typing import Self
+from typing import Any, Self
 
 PIECE_BYTES = 1 << 16
 
@@ -18,6 +19,8 @@ class Proxy:
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
+        self._served: set[asyncio.Task[Any]] = set()
+        self._passing_bytes = math.inf
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._stop = asyncio.Event()
@@ -40,13 +43,25 @@ class Proxy:
         """Close every connection without a word."""
         self._loop.call_soon_threadsafe(self._cut)
 
-    def stall(self) -> None:
-        """Pass nothing on until `flow`; connections stay open, and new ones are taken."""
-        self._loop.call_soon_threadsafe(self._flowing.clear)
+    def stall(self, *, after_bytes: int = 0) -> None:
+        """Pass nothing on until `flow`, once so many more bytes went either way.
+
+        Connections stay open, and new ones are taken.
+        """
+        self._loop.call_soon_threadsafe(self._stall, after_bytes)
 
     def flow(self) -> None:
         """Pass on again."""
-        self._loop.call_soon_threadsafe(self._flowing.set)
+        self._loop.call_soon_threadsafe(self._flow)
+
+    def _stall(self, after_bytes: int) -> None:
+        self._passing_bytes = after_bytes
+        if not after_bytes:
+            self._flowing.clear()
+
+    def _flow(self) -> None:
+        self._passing_bytes = math.inf
+        self._flowing.set()
 
     def _cut(self) -> None:
         for writer in self._open:
@@ -58,10 +73,14 @@ class Proxy:
         self._ready.set()
         async with server:
             await self._stop.wait()
-            self._flowing.set()
+            self._flow()
             self._cut()
+            await asyncio.gather(*self._served, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if task := asyncio.current_task():
+            self._served.add(task)
+            task.add_done_callback(self._served.discard)
         try:
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:  # nobody is there now: the client finds its connection closed
@@ -79,6 +98,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while piece := await reader.read(PIECE_BYTES):
                 await self._flowing.wait()
+                self._passing_bytes -= len(piece)
+                if self._passing_bytes <= 0:
+                    self._flowing.clear()
                 writer.write(piece)
                 await writer.drain()
         writer.transport.abort() if writer.transport.is_closing() else writer.close()
