@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from tests.publish.site import READER, TOPIC, Site, daemon, rows
 
 from penstock import Publisher
 from penstock.contract import MAX_PUTS, PROTOCOL_VERSION
-from penstock.contract.publishing import MESSAGES_SCHEMA, PutProgress, PutRequest, Trace
+from penstock.contract.publishing import MAX_PUT_BYTES, MESSAGES_SCHEMA, PutProgress, PutRequest, Trace
 from penstock.errors import (
     InvalidMessage,
     InvalidRequest,
@@ -207,7 +207,10 @@ def test_no_more_writes_than_allowed_run_at_a_time(site: Site) -> None:
     assert site.put(rows(1)).messages == 1
 
 
-def test_an_error_of_the_rows_themselves_is_the_one_that_is_told(site: Site) -> None:
+@pytest.mark.parametrize("told", [None, lambda _: None], ids=["silent", "with progress"])
+def test_an_error_of_the_rows_themselves_is_the_one_that_is_told(
+    site: Site, told: Callable[[PutProgress], None] | None
+) -> None:
     site.topic()
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -218,7 +221,7 @@ def test_an_error_of_the_rows_themselves_is_the_one_that_is_told(site: Site) -> 
         Publisher(TOPIC, endpoint=site.node.endpoint) as publisher,
         pytest.raises(pa.ArrowInvalid, match="a page of the file"),
     ):
-        publisher.publish(batches())
+        publisher.publish(batches(), told=told)
     until(lambda: len(site.outlet) == 0)
 
 
@@ -256,6 +259,17 @@ def test_attributes_that_are_no_json_are_refused_like_other_rows(site: Site) -> 
     (letter,) = site.read(1, dead_reader)
     assert letter.data == b"b"
     assert letter.attributes["penstock_reason"] == "column attributes: an empty key, or no JSON object of strings"
+
+
+def test_a_row_that_is_too_large_for_the_daemon_is_named_by_the_writer(site: Site) -> None:
+    site.topic()
+    batch = pa.RecordBatch.from_pydict({"data": [b"a", b"b", bytes(MAX_PUT_BYTES)]})
+    with (
+        Publisher(TOPIC, endpoint=site.node.endpoint) as publisher,
+        pytest.raises(InvalidMessage, match=r"row 2 of this write \(from 0\) has 67,108,8\d\d bytes"),
+    ):
+        publisher.publish(batch)
+    until(lambda: len(site.outlet) == 0)
 
 
 def broken(column: str, value: Any) -> pa.RecordBatch:
@@ -430,6 +444,25 @@ def test_progress_is_told_to_whoever_asks(site: Site) -> None:
     assert len(told) >= 2
     assert [one.rows for one in told] == sorted(one.rows for one in told)
     assert all(one.confirmed <= one.rows <= 400 for one in told)
+
+
+def test_what_a_writers_own_progress_function_raises_ends_the_write_and_is_raised(site: Site) -> None:
+    site.topic()
+
+    def told(_: PutProgress) -> None:
+        raise ZeroDivisionError("no bar to draw")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        while True:
+            yield rows(10)
+            time.sleep(0.01)
+
+    with (
+        Publisher(TOPIC, endpoint=site.node.endpoint) as publisher,
+        pytest.raises(ZeroDivisionError, match="no bar to draw"),
+    ):
+        publisher.publish(batches(), told=told)
+    until(lambda: len(site.outlet) == 0)
 
 
 def test_a_write_without_rows_is_one(site: Site) -> None:

@@ -117,8 +117,8 @@ class NodeClient:
     ) -> PutReply:
         """Publish rows: the reply comes when Pub/Sub has confirmed every one, or there is an error. Never a half.
 
-        `told` is called with progress on a thread of its own, if the request asks for it. An error of `batches` ends
-        the write and is raised. Raises what the daemon says, `NodeUnreachable`, `WriteIncomplete`.
+        `told` is called with progress on a thread of its own, if the request asks for it. An error of `batches`
+        or `told` ends the write and is raised. Raises what the daemon says, `NodeUnreachable`, `WriteIncomplete`.
         """
         descriptor = fl.FlightDescriptor.for_command(request.to_json())
         put = None

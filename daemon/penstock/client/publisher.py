@@ -93,7 +93,8 @@ class Publisher:
         """Publish all rows; returns when Pub/Sub has confirmed each, with their number and message IDs.
 
         Iterables of record batches are published as they come, and have the schema of the first one; without any
-        there is nothing to do. `told` is called with progress now and then, on a thread of its own.
+        there is nothing to do. `told` is called with progress now and then, on a thread of its own; what it
+        raises ends the write.
 
         Raises `PublishFailed`, `InvalidMessage`, `NodeUnreachable`: then some rows may have been published
         (`details["published"]` of them for certain, where the daemon could still say so).

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from penstock.client.pieces import pieces
-from penstock.contract.publishing import PutEnd, PutProgress, PutReply, PutSaid
-from penstock.errors import InvalidRequest
+from penstock.contract.publishing import MAX_PUT_BYTES, PutEnd, PutProgress, PutReply, PutSaid
+from penstock.errors import InvalidMessage, InvalidRequest
 
 Told = Callable[[PutProgress], None]
 
@@ -37,36 +37,48 @@ class Put:
         self._reader = reader
         self._schema = schema
         self._told = told
+        self._told_raised: Exception | None = None
 
     def send(self, batches: Iterable[pa.RecordBatch]) -> None:
         """All rows, and then how many they were: without that word the daemon publishes nothing more.
 
-        Errors of `batches` are raised, and the write ends.
+        Errors of `batches` and of `told` are raised, and the write ends.
         """
-        reading = None
+        listening = threading.Thread(target=self._listen, name="penstock: progress", daemon=True)
         if self._told is not None:
-            reading = threading.Thread(target=self._listen, name="penstock: progress", daemon=True)
-            reading.start()
+            listening.start()
         try:
             for batch in self._had(batches):
                 for piece in pieces(batch):
+                    self._check(piece)
                     self._writer.write_batch(piece)
                     self.rows += piece.num_rows
             nothing = pa.RecordBatch.from_pylist([], schema=self._schema)
             self._writer.write_with_metadata(nothing, PutEnd(rows=self.rows).to_json())
-            self._writer.done_writing()
-            if reading is None:
-                self._listen()
-            else:
-                reading.join()
+            self._hear_all(listening)
+            self._raise_what_told_raised()
         except BaseException as error:
-            if isinstance(error, (fl.FlightError, pa.ArrowException, OSError)) and not self.source_failed:
+            of_flight = isinstance(error, (fl.FlightError, pa.ArrowException, OSError)) and not self.source_failed
+            with contextlib.suppress(fl.FlightError, pa.ArrowException, OSError):
+                self._hear_all(listening)
+            if of_flight:
                 self._writer.close()  # raises what the daemon said
             else:
                 with contextlib.suppress(fl.FlightError, pa.ArrowException):
                     self._writer.close()
             raise
         self._writer.close()
+
+    def _hear_all(self, listening: threading.Thread) -> None:
+        """Say that no more rows come, and take what the daemon says to that.
+
+        Whoever closes the writer waits for whoever reads, so the thread must have ended before.
+        """
+        self._writer.done_writing()
+        if listening.ident is None:
+            self._listen()
+        else:
+            listening.join()
 
     def _had(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """What is raised while the flag is up comes from `batches`."""
@@ -77,11 +89,33 @@ class Put:
             self.source_failed = True
         self.source_failed = False
 
+    def _check(self, piece: pa.RecordBatch) -> None:
+        if piece.nbytes > MAX_PUT_BYTES:
+            raise InvalidMessage(
+                f"row {self.rows} of this write (from 0) has {piece.nbytes:,} bytes: a daemon takes {MAX_PUT_BYTES:,}, "
+                "and Pub/Sub 10,000,000 in a message. Leave it out, or publish where its data is kept",
+                row=self.rows,
+            )
+        self._raise_what_told_raised()
+
+    def _raise_what_told_raised(self) -> None:
+        if self._told_raised is not None:
+            raise self._told_raised
+
     def _listen(self) -> None:
         """Until the daemon has nothing more to say, or the call ends."""
         with contextlib.suppress(fl.FlightError, pa.ArrowException, OSError, InvalidRequest):
             while (buffer := self._reader.read()) is not None:
                 said = PutSaid.from_json(buffer.to_pybytes())
                 self.said = said.done or self.said
-                if said.progress is not None and self._told is not None:
-                    self._told(said.progress)
+                if said.progress is not None:
+                    self._tell(said.progress)
+
+    def _tell(self, progress: PutProgress) -> None:
+        """Once it has raised, `told` is not called again; what the daemon says is still read."""
+        if self._told is None or self._told_raised is not None:
+            return
+        try:
+            self._told(progress)
+        except Exception as error:  # noqa: BLE001 - raised again by `send`, on the thread of whoever gave `told`
+            self._told_raised = error
