@@ -34,7 +34,7 @@ STATUS = StatusRequest(v=PROTOCOL_VERSION)
 
 
 class Broken(fl.FlightServerBase):  # type: ignore[misc]
-    """Streams what the test gives it: batches, (batch, metadata) pairs, or errors to raise."""
+    """Streams what the test gives it: batches, (batch, metadata) pairs, pauses in seconds, or errors to raise."""
 
     def __init__(self, *parts: Any, schema: pa.Schema = ROWS_SCHEMA) -> None:
         super().__init__("grpc://127.0.0.1:0")
@@ -46,6 +46,9 @@ class Broken(fl.FlightServerBase):  # type: ignore[misc]
 
     def _stream(self) -> Iterator[Any]:
         for part in self.parts:
+            if isinstance(part, float):
+                time.sleep(part)
+                continue
             if isinstance(part, Exception):
                 raise part
             yield part
@@ -62,6 +65,12 @@ def read(*parts: Any) -> list[pa.RecordBatch]:
 
 def test_a_whole_read_gives_the_rows_without_the_empty_trailer() -> None:
     assert read(ROWS.slice(0, 2), ROWS.slice(2), trailer(3)) == [ROWS.slice(0, 2), ROWS.slice(2)]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_read_of_a_daemon_that_is_silent_for_minutes_is_whole() -> None:
+    assert read(ROWS.slice(0, 2), 320.0, ROWS.slice(2), trailer(3)) == [ROWS.slice(0, 2), ROWS.slice(2)]
 
 
 @pytest.mark.parametrize(

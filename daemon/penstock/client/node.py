@@ -32,8 +32,9 @@ _CHANNEL: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A peer that vanished without a word ends a `do_get` after a minute and ten seconds.
-    ("grpc.keepalive_time_ms", 60_000),
+    # A peer that vanished without a word ends a call, but not soon: a Flight server ends connections that ping more
+    # often than every five minutes while it has nothing to say, as to a reader that pauses; it has no setting for that.
+    ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # Two clients in one process are two connections, so that one's trouble is not the other's.
     ("grpc.use_local_subchannel_pool", 1),
