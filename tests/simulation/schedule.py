@@ -1,15 +1,16 @@
 """Simulated time: one queue of events, and code that blocks run as actors, one at a time, in an order a seed decides.
 
-The product's driver blocks in its calls and sleeps. An actor gives such code a thread of its own, but only one thread
-ever runs: an actor that waits hands control back and goes on when an event wakes it. Nothing else is concurrent here.
+The product's driver blocks in its calls and sleeps. An actor gives such code a stack of its own (a greenlet): when it
+waits it hands control back, and goes on when an event wakes it. Nothing is concurrent here.
 """
 
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable
 from typing import Any
+
+from greenlet import getcurrent, greenlet
 
 Act = Callable[[], None]
 Wake = Callable[[Any], None]
@@ -51,8 +52,17 @@ class Actor:
         self.turn = 0
         self.outcome: Any = None
         self.ended = False
-        self.error: BaseException | None = None
-        self.worker: _Worker | None = None
+        self.stack: greenlet | None = None
+        """Once it has begun."""
+
+    def run(self) -> None:
+        """All of it; what it raises goes on to whoever let it run."""
+        try:
+            self.body()
+        except Halted:
+            pass
+        finally:
+            self.ended = True
 
 
 class Scheduler:
@@ -99,13 +109,14 @@ class Scheduler:
         """Wait, in an actor, until something calls the `Wake` that `begin` is given; an exception given is raised."""
         actor = self._running
         assert actor is not None, "only actors wait"
-        assert actor.worker is not None, "an actor that runs has a thread"
+        assert actor.stack is not None, "an actor that runs has begun"
         if actor.process.dead:
             raise Halted
         actor.turn += 1
         turn = actor.turn
         begin(lambda outcome: self._wake(actor, turn, outcome))
-        actor.worker.hand_back()
+        assert actor.stack.parent is not None, "somebody let it run"
+        actor.stack.parent.switch()
         if actor.process.dead:
             raise Halted
         outcome, actor.outcome = actor.outcome, None
@@ -121,7 +132,7 @@ class Scheduler:
         """End a process at once (SIGKILL). Not from one of its own actors."""
         process.dead = True
         for actor in process.actors:
-            if actor.worker is not None and not actor.ended:
+            if actor.stack is not None and not actor.ended:
                 self._switch(actor)
             actor.ended = True
         process.actors.clear()
@@ -148,17 +159,14 @@ class Scheduler:
 
     def _switch(self, actor: Actor) -> None:
         """Let an actor run until it waits or ends."""
-        if actor.worker is None:
-            actor.worker = _idle.pop() if _idle else _Worker()
+        if actor.stack is None:
+            actor.stack = greenlet(actor.run)
+        actor.stack.parent = getcurrent()
         before, self._running = self._running, actor
-        actor.worker.run_on(actor)
-        self._running = before
-        if actor.ended and actor.worker is not None:
-            _idle.append(actor.worker)
-            actor.worker = None
-        if actor.error is not None:
-            error, actor.error = actor.error, None
-            raise error
+        try:
+            actor.stack.switch()
+        finally:
+            self._running = before
 
 
 class Lock:
@@ -192,47 +200,6 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         """Let it go."""
         self.release()
-
-
-class _Worker:
-    """A thread that runs one actor after another, and only while it is told to."""
-
-    def __init__(self) -> None:
-        self._go, self._back = threading.Lock(), threading.Lock()
-        self._go.acquire()
-        self._back.acquire()
-        self._actor: Actor | None = None
-        threading.Thread(target=self._run, name="simulated-actor", daemon=True).start()
-
-    def run_on(self, actor: Actor) -> None:
-        """Begin, or go on; returns when the actor waits or has ended."""
-        self._actor = actor
-        self._go.release()
-        self._back.acquire()
-
-    def hand_back(self) -> None:
-        """Called by the actor: wait until it is told to go on."""
-        self._back.release()
-        self._go.acquire()
-
-    def _run(self) -> None:
-        while True:
-            self._go.acquire()
-            actor = self._actor
-            assert actor is not None, "told to run something"
-            try:
-                actor.body()
-            except Halted:
-                pass
-            except BaseException as error:  # noqa: BLE001 - it is raised again on the scheduler's side
-                actor.error = error
-            actor.ended = True
-            actor = self._actor = None
-            self._back.release()
-
-
-_idle: list[_Worker] = []
-"""Threads are kept from seed to seed: making one costs more than most actors do."""
 
 
 def _discard(_event: Event) -> None:
