@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.client.daemon import SUBSCRIPTION, Daemon
+from tests.reservoir.making import HandClock
 
 from penstock import Consumer
 from penstock.client import Driver, Limits, Listed, NodeClient, Offset, PlannedRead, ReaderSettings, SideBySide
@@ -253,7 +254,7 @@ def resolving(*hosts: str) -> list[Any]:
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 8815)) for host in hosts]
 
 
-def test_a_name_is_resolved_anew_for_each_epoch() -> None:
+def test_a_name_is_resolved_anew_but_not_more_than_once_a_second() -> None:
     answers: list[list[Any] | OSError] = [
         resolving("10.0.0.1"),
         resolving("10.0.0.2", "10.0.0.1"),
@@ -266,10 +267,17 @@ def test_a_name_is_resolved_anew_for_each_epoch() -> None:
             raise answer
         return answer
 
-    listed = Listed(["dns:///penstock.default.svc:8815"], resolve)
+    clock = HandClock()
+    listed = Listed(["dns:///penstock.default.svc:8815"], resolve, clock)
     assert [node.endpoint for node in listed()] == ["10.0.0.1:8815"]
+    clock.now += 0.9
+    assert [node.endpoint for node in listed()] == ["10.0.0.1:8815"]
+    clock.now += 0.2
     assert [node.endpoint for node in listed()] == ["10.0.0.1:8815", "10.0.0.2:8815"]
+    clock.now += 1.1
     assert len(listed()) == 2, "what does not resolve now stays as it was"
+    assert len(listed()) == 2
+    assert answers == []
 
 
 def test_a_daemon_with_addresses_of_both_families_is_one() -> None:

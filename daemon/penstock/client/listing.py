@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.client.node import NodeClient, host_and_port
+from penstock.clock import Clock
 from penstock.errors import InvalidOption, NodeUnreachable
 
 _LOG = logging.getLogger("penstock.client")
 
 DNS = "dns:///"
 """As gRPC writes it: https://github.com/grpc/grpc/blob/master/doc/naming.md."""
+
+RESOLVE_AGAIN_S = 1.0
+"""An idle query asks for its daemons twenty times a second, and a cluster has one name server for all of them."""
 
 
 def daemon_address(text: str) -> str:
@@ -28,9 +33,16 @@ def daemon_address(text: str) -> str:
 class Listed:
     """The daemons at some addresses, asked anew for each epoch: names are resolved again, so that nodes come and go."""
 
-    def __init__(self, addresses: Sequence[str], resolve: Callable[..., Sequence[Any]] = socket.getaddrinfo) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        resolve: Callable[..., Sequence[Any]] = socket.getaddrinfo,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._addresses = [daemon_address(address) for address in addresses]
         self._resolve = resolve
+        self._clock = clock
+        self._again_at: dict[str, float] = {}
         self._clients: dict[str, NodeClient] = {}
         self._last: dict[str, list[str]] = {}
 
@@ -55,6 +67,8 @@ class Listed:
     def _endpoints(self, address: str) -> list[str]:
         if not address.startswith(DNS):
             return [address]
+        if self._clock() < self._again_at.get(address, float("-inf")):
+            return self._last[address]
         name, _, port = address.removeprefix(DNS).rpartition(":")
         try:
             found = self._resolve(name, int(port), type=socket.SOCK_STREAM)
@@ -64,9 +78,11 @@ class Listed:
                     f"{address} does not resolve ({error}): check the name in the option `daemons`"
                 ) from error
             _LOG.warning("%s does not resolve now (%s): its daemons stay as they were", address, error)
+            self._again_at[address] = self._clock() + RESOLVE_AGAIN_S
             return self._last[address]
         # A daemon that has addresses of both families must not be taken for two, of which one may never answer.
         family = socket.AF_INET if any(each[0] == socket.AF_INET for each in found) else socket.AF_INET6
         hosts = sorted({str(sockaddr[0]) for of, *_, sockaddr in found if of == family})
         self._last[address] = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
+        self._again_at[address] = self._clock() + RESOLVE_AGAIN_S
         return self._last[address]
