@@ -51,9 +51,10 @@ class Checkpoint:
         """As `pyspark_pubsub.reader` reads it."""
         return Offset.from_checkpoint(json.loads(self.offsets[batch]), SUBSCRIPTION)
 
-    def finished(self) -> list[int]:
-        """Messages of all finished batches, as often as they are there."""
-        return [number for batch in sorted(self.commits) for number in self.sink[batch]]
+    def finished(self, *, but_last: bool = False) -> list[int]:
+        """Messages of all finished batches (but the last one), as often as they are there."""
+        batches = sorted(self.commits)[: -1 if but_last else None]
+        return [number for batch in batches for number in self.sink[batch]]
 
 
 class Query:
