@@ -171,6 +171,8 @@ class Chaos:
         outcome.duplicates = sum(count - 1 for count in numbers.values())
         outcome.remaining = self._remaining()
         outcome.unaccounted = sum(self._unaccounted(name) for name in READ)
+        if not self.setup.exactly_once:
+            outcome.dropped_ack_ids = sum(self._faults.statistics(name)["dropped_ack_ids"] for name in READ)
         outcome.source_redelivered = self._faults.statistics(COPIED)["redelivered"]
         outcome.batches = len(batches)
         outcome.refused_starts = self._daemon.refused_starts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.disk import small_disk
-from tests.chaos.outcome import Sample, standstill_s
+from tests.chaos.outcome import Outcome, Sample, standstill_s
 from tests.chaos.output import compared
 from tests.chaos.proxy import Proxy
 from tests.chaos.schedule import EXHAUSTED_S, KINDS, schedule
@@ -85,6 +85,13 @@ def test_a_standstill_is_told_from_having_nothing_to_do() -> None:
     counts = [(0, 10, 0), (5, 10, 10), (20, 10, 10), (21, 30, 10), (28, 30, 10), (29, 30, 30)]
     samples = [Sample(at_s, published, delivered, 0, 0.0) for at_s, published, delivered in counts]
     assert standstill_s(samples) == 7
+
+
+def test_only_acks_that_an_ordinary_subscription_forgot_excuse_duplicates() -> None:
+    outcome = Outcome(1, 1.0, data_dir=True, exactly_once=False, duplicates=5, sunk_duplicates_after_dedupe=5)
+    assert outcome.broken() == ["duplicates", "sunk_duplicates_after_dedupe"]
+    outcome.dropped_ack_ids = 5
+    assert outcome.broken() == []
 
 
 def test_bytes_pass_and_a_stall_only_delays_them(echo: int) -> None:

@@ -179,13 +179,13 @@ class DataPlane:
         if len(request.modify_ack_ids):
             _check_deadlines(request.modify_deadlines_s)
             read = subscription.ack_ids.read(request.modify_ack_ids)
-            if not self._faults.swallows_acks(subscription.name):
+            if not self._faults.swallows_acks(subscription.name, len(request.modify_ack_ids)):
                 fine = subscription.modify(read, request.modify_deadlines_s, now)
                 if confirms:
                     stream.say(wire.modify_confirmation(*_split(request.modify_ack_ids, fine)))
         if len(request.ack_ids):
             read = subscription.ack_ids.read(request.ack_ids)
-            if not self._faults.swallows_acks(subscription.name):
+            if not self._faults.swallows_acks(subscription.name, len(request.ack_ids)):
                 fine = subscription.acknowledge(read, now)
                 if confirms:
                     stream.say(wire.ack_confirmation(*_split(request.ack_ids, fine)))
@@ -200,7 +200,7 @@ class DataPlane:
         if request.deadlines_s is not None:
             _check_deadlines(request.deadlines_s)
         read = subscription.ack_ids.read(request.ack_ids)
-        if self._faults.swallows_acks(subscription.name):
+        if self._faults.swallows_acks(subscription.name, len(request.ack_ids)):
             if subscription.config.exactly_once:  # its OK is a promise
                 raise unavailable("a fault that was asked for: the acknowledgement was lost")
             return

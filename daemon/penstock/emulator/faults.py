@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 import socket
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Faults:
         self._planned: dict[str, _Planned] = {}
         """By method, and for Publish also by topic."""
         self._dropped: dict[str, int] = {}
+        self._dropped_ack_ids: Counter[str] = Counter()
 
     # --- asked for by tests -----------------------------------------------------------------------------------------
 
@@ -123,6 +124,7 @@ class Faults:
         found = self._broker.subscribed(subscription).subscription
         return {
             **found.statistics(),
+            "dropped_ack_ids": self._dropped_ack_ids[subscription],
             "stream_ids": sorted(found.streams),
             "client_ids": sorted({stream.client_id for stream in found.streams.values()}),
             "calls": {method: planned.calls for method, planned in self._planned.items() if planned.calls},
@@ -141,11 +143,12 @@ class Faults:
         if (planned := self._planned.get(topic)) is not None:
             await _suffer(planned)
 
-    def swallows_acks(self, subscription: str) -> bool:
-        """Whether this request with acks is to do nothing."""
+    def swallows_acks(self, subscription: str, ack_ids: int) -> bool:
+        """Whether this request with so many acks or modacks is to do nothing."""
         if not (left := self._dropped.get(subscription, 0)):
             return False
         self._dropped[subscription] = left - 1
+        self._dropped_ack_ids[subscription] += ack_ids
         return True
 
     def _asked(self, method: str, topic: str | None) -> _Planned:
