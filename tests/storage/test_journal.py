@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import InvalidOption
+from penstock.storage.framing import framed
 from penstock.storage.journal import AHEAD_BYTES, Journal, replay
 
 RECORDS: list[dict[str, Any]] = [{"k": "Node", "n": n, "text": "ä" * n} for n in range(6)]
@@ -76,6 +77,20 @@ def test_a_flipped_bit_in_the_last_record_passes_for_one_that_was_being_written(
     for at in range(end_of(path, len(RECORDS) - 1), len(raw)):
         path.write_bytes(flipped(raw, at))
         assert replay(path).records == RECORDS[:-1]
+
+
+def test_damage_anywhere_in_a_journal_that_was_written_anew_is_refused(tmp_path: Path) -> None:
+    """It counts only once all of it is durable, so nothing of it was being written."""
+    path = tmp_path / "journal"
+    journal = Journal(path, fsync=True)
+    journal.rewrite(RECORDS)
+    journal.close()
+    raw = path.read_bytes()[: journal.size]
+    first = len(framed(RECORDS[:1], 0))
+    for damaged in [flipped(raw, at) for at in range(len(raw))] + [raw[:end] for end in range(first, len(raw))]:
+        path.write_bytes(damaged)
+        with pytest.raises(InvalidOption, match=f"{path} is damaged at byte"):
+            replay(path)
 
 
 def flipped(raw: bytes, at: int) -> bytes:

@@ -47,25 +47,27 @@ def replayed(raw: bytes, path: str, boot: str | None = None) -> Replay:
     """Read a journal's bytes up to its first bad record.
 
     What is bad at the end was being written when the machine stopped: nobody was told of it. Raises `InvalidOption`
-    when it was durable once, as a later record tells: then decisions are missing, and whatever was made of the rest
+    when it was durable once, as another record tells: then decisions are missing, and whatever was made of the rest
     would be a guess. Not so where the first record says that nothing was synced, and on another boot than `boot`: there
     anything may be missing, and nobody goes on with it.
     """
     records: list[Record] = []
-    at = 0
+    at = safe = 0
     while (found := _record_at(raw, at)) is not None:
-        record, at, _ = found
+        record, at, durable = found
         records.append(record)
+        safe = max(safe, durable)  # those of a file that was written anew know of what follows them
     tail = raw[at:].rstrip(b"\0")
     later = at
     while (later := raw.find(_MAGIC, later + 1)) >= 0:
-        found = _record_at(raw, later)
-        if found is not None and found[2] > at and _promised(records, boot):
-            raise InvalidOption(
-                f"the journal {path} is damaged at byte {at}: a decision that was safe on the disk cannot be read, and "
-                "what follows must not be used without it. Move the data_dir away and start again: its messages come "
-                "again from Pub/Sub"
-            )
+        if (found := _record_at(raw, later)) is not None:
+            safe = max(safe, found[2])
+    if safe > at and _promised(records, boot):
+        raise InvalidOption(
+            f"the journal {path} is damaged at byte {at}: a decision that was safe on the disk cannot be read, and "
+            "what follows must not be used without it. Move the data_dir away and start again: its messages come "
+            "again from Pub/Sub"
+        )
     return Replay(records, at, len(tail))
 
 
