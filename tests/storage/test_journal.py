@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from penstock.errors import InvalidOption
 from penstock.storage.framing import framed
 from penstock.storage.journal import AHEAD_BYTES, Journal, replay
+from penstock.storage.ports import StoreFailed
 
 RECORDS: list[dict[str, Any]] = [{"k": "Node", "n": n, "text": "ä" * n} for n in range(6)]
 
@@ -141,6 +144,26 @@ def test_a_rewritten_journal_has_the_new_records_and_goes_on(tmp_path: Path) -> 
     journal.close()
     assert replay(path).records == RECORDS
     assert [file.name for file in tmp_path.iterdir()] == ["journal"]
+
+
+def test_a_journal_whose_new_name_is_not_safe_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else decisions would go on into the old file, which has no name any more."""
+    journal = Journal(tmp_path / "journal", fsync=True)
+    journal.append(RECORDS)
+    journal.sync()
+    really = os.open
+
+    def no_more_files(path: Path, flags: int, mode: int = 0o777) -> int:
+        if path == tmp_path:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return really(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", no_more_files)
+    with pytest.raises(StoreFailed, match="Too many open files"):
+        journal.rewrite(RECORDS)
+    journal.close()
 
 
 def test_space_for_decisions_is_taken_ahead(tmp_path: Path) -> None:

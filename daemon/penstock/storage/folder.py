@@ -105,14 +105,18 @@ def sync_file(file: int) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Raises `StoreFailed`."""
-    folder = os.open(path, os.O_RDONLY)
+    """Make the names in a folder durable. Raises `StoreFailed`, also where the folder cannot be opened.
+
+    A name that was changed, and may be either one after a power cut, is not to be worked on with.
+    """
     try:
-        os.fsync(folder)
+        folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise StoreFailed(f"a sync of {path} failed: {error}") from error
-    finally:
-        os.close(folder)
 
 
 def _filesystem(path: Path) -> str:
