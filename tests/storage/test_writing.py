@@ -89,6 +89,25 @@ def test_rows_stay_while_what_ended_their_batch_waits_behind_other_rows(
         opened.pending.settle(job)
 
 
+def test_a_batch_that_ends_before_a_full_disk_took_its_rows_holds_up_nothing(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "JOB_BYTES", 1)
+    opened = open_disk(disk, site="here")
+    disk.full_for_rows = True
+    append(opened)
+    kept = append(opened)
+    opened.pending.record(BatchSealed(NAME, CONSUMER, 1, "batch", (Piece(kept, 0, 3),)))
+    opened.pending.record(BatchEnded(NAME, CONSUMER, 1, "batch", "released"))
+    run_job(opened)
+    assert opened.pending.problem is not None
+    disk.full_for_rows = False
+    for _ in range(3):
+        run_job(opened)
+    assert opened.pending.durable
+    assert opened.pending.is_empty
+
+
 def run_job(opened: Opened) -> None:
     job = opened.pending.take(grown=False)
     opened.writing.write(job)

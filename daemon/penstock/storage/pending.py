@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from penstock.errors import DiskFull
-from penstock.reservoir.decisions import BatchSealed, ConsumerHeard, Decision
+from penstock.reservoir.decisions import BatchSealed, ConsumerHeard, Decision, Piece
 from penstock.reservoir.kept import Copy, Kept, Place
 from penstock.storage.state import State
 from penstock.telemetry import events
@@ -215,8 +215,10 @@ class Pending:
             f"the daemon cannot write to its data_dir {self._path}: {failure.strerror} ({self._free()}). "
             "Make room there, or name a larger folder; what waits is in Pub/Sub, and it goes on by itself"
         )
-        # Rows that went back meanwhile would be held here only, where no budget counts them.
-        self._appends = [append for append in self._appends if append.kept.wanted]
+        # Rows that went back meanwhile would be held here only, where no budget counts them. Not those of a seal that
+        # is not written yet: it would wait for them for ever.
+        sealed = {id(piece.kept) for entry in self._entries for piece in _pieces(entry.decision)}
+        self._appends = [append for append in self._appends if append.kept.wanted or id(append.kept) in sealed]
         self._stuck = False
         if not undecided:
             return False
@@ -236,9 +238,13 @@ class Pending:
         call.tell(outcome)
 
 
+def _pieces(decision: Decision) -> tuple[Piece, ...]:
+    return decision.pieces if isinstance(decision, BatchSealed) else ()
+
+
 def _needs(decision: Decision, kept: set[int]) -> bool:
-    return isinstance(decision, BatchSealed) and any(id(piece.kept) in kept for piece in decision.pieces)
+    return any(id(piece.kept) in kept for piece in _pieces(decision))
 
 
 def _lacks_rows(decision: Decision) -> bool:
-    return isinstance(decision, BatchSealed) and any(piece.kept.place is None for piece in decision.pieces)
+    return any(piece.kept.place is None for piece in _pieces(decision))
