@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import os
@@ -14,7 +15,7 @@ from tests.reservoir.making import CONSUMER
 from tests.storage.making import Host, until
 
 from penstock.errors import DiskFull
-from penstock.storage import store
+from penstock.storage import pending, store
 
 
 class Disk:
@@ -22,6 +23,7 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full_for_rows = self.full_for_decisions = False
+        self.refused = 0
         self._pwrite = os.pwrite
         monkeypatch.setattr(os, "pwrite", self.pwrite)
         monkeypatch.setattr(store, "IDLE_S", 0.02)
@@ -30,6 +32,7 @@ class Disk:
         is_segment = Path(f"/proc/self/fd/{file}").readlink().suffix == ".seg"
         full = self.full_for_rows if is_segment else self.full_for_decisions
         if full:
+            self.refused += 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return self._pwrite(file, data, at)
 
@@ -105,3 +108,22 @@ async def test_nothing_is_acknowledged_before_its_commit_is_written(
         disk.full_for_decisions = False
         await until(lambda: bool(sent))
         await node.reservoir.durable()
+
+
+async def test_a_full_disk_is_asked_now_and_then_however_much_waits_for_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    monkeypatch.setattr(store, "IDLE_S", 3600.0)
+    monkeypatch.setattr(pending, "JOB_BYTES", 1)
+    async with host.process() as node:
+        node.open()
+        await node.reservoir.durable()
+        disk.full_for_rows = True
+        for _ in range(5):
+            node.deliver(10)
+        await until(lambda: node.subscription.pause_reason == "disk")
+        refused = disk.refused
+        for _ in range(20):  # turns of the loop, in each of which the writer could go on
+            await asyncio.sleep(0.005)
+        assert disk.refused == refused

@@ -107,6 +107,8 @@ class Store:
             await loop.run_in_executor(self._thread, self._writing.write, job)
             if self._pending.settle(job):
                 self._work.set()
+            else:  # also where much is left: what failed would be tried again at once, as fast as the disk says no
+                self._work.clear()
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until all that was recorded is durable, or the time is up; whether it is."""
