@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.reservoir.making import DEADLINE_S, Bench, again, attempted
+from tests.reservoir.making import DEADLINE_S, START_US, Bench, again, attempted
 
+from penstock.contract import ROWS_SCHEMA
 from penstock.reservoir import NotPulling, known
 from penstock.reservoir.known import RememberedIds
 from penstock.settings import ReservoirSettings
@@ -91,6 +92,17 @@ def test_what_the_service_says_it_delivers_for_the_first_time_is_no_redelivery(b
     bench.subscription.receive(*attempted(again([3, 7, 8]), [1, 2, None]), bench.clock())
     assert bench.subscription.backlog().rows == 1
     assert bench.subscription.ledger.known == 2
+
+
+def test_another_message_of_the_same_id_is_no_redelivery(bench: Bench) -> None:
+    """A test server that was restarted numbers its messages from 1 again."""
+    commit_lapsed(bench)
+    rows, ack_ids = again([3, 7])
+    at = rows.schema.get_field_index("publish_time")
+    times = pa.array([START_US + 3, START_US + 600_000_000], ROWS_SCHEMA.field(at).type)
+    bench.subscription.receive(rows.set_column(at, ROWS_SCHEMA.field(at), times), ack_ids, bench.clock())
+    assert bench.subscription.ledger.known == 1
+    assert bench.subscription.backlog().rows == 1
 
 
 def test_nothing_is_remembered_where_that_is_switched_off() -> None:

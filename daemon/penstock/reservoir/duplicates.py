@@ -238,7 +238,8 @@ class Duplicates:
 
         def settled(outcome: AckOutcome) -> None:
             if outcome.lost or (chunk.lease is not None and chunk.lease.lapsed):
-                self._remembered.remember(chunk.rows.column("message_id"), clock())
+                ids, times = chunk.rows.column("message_id"), chunk.rows.column("publish_time")
+                self._remembered.remember(ids, clock(), beside=times)
             self._ledger.duplicates += outcome.confirmed
             self._ledger.acks_lost += outcome.lost
             self._end(chunk)

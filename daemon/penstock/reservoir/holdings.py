@@ -193,7 +193,8 @@ class Holdings:
         def settled(outcome: AckOutcome) -> None:
             for chunk in chunks:
                 if outcome.lost or self._may_come_again(chunk):
-                    self.remembered.remember(chunk.rows.column("message_id"), clock())
+                    ids, times = chunk.rows.column("message_id"), chunk.rows.column("publish_time")
+                    self.remembered.remember(ids, clock(), beside=times)
             self.ledger.acknowledged += outcome.confirmed
             self.ledger.acks_lost += outcome.lost
             self._end(chunks)

@@ -66,7 +66,7 @@ class RememberedIds:
         return sum(len(run) for run in self._runs)
 
     def remember(self, message_ids: pa.Array, now: float, *, beside: pa.Array | None = None) -> None:
-        """Add IDs (a string array), with another text `beside` each one, always or never; the oldest make room."""
+        """Add IDs (a string array), with another value `beside` each one, always or never; the oldest make room."""
         most = REMEMBER_ROWS if self._most_rows is None else self._most_rows
         first = max(len(message_ids) - most, 0)
         ids = message_ids[first:]
@@ -85,10 +85,12 @@ class RememberedIds:
             _, places = run.find(hashes, message_ids, _OVER)
             run.until[places] = _OVER
 
-    def known(self, message_ids: pa.Array, now: float, *, beside: pa.Array | None = None) -> np.ndarray | None:
+    def known(
+        self, message_ids: pa.Array, now: float, *, beside: pa.Array | None = None, same: bool = False
+    ) -> np.ndarray | None:
         """Which of these are remembered (bool, row by row); None when none is, which costs nothing if none can be.
 
-        With `beside`: those beside which another text is remembered than the one given here.
+        With `beside`: those beside which another value is remembered than the one given here, or with `same` no other.
         """
         self._runs = [run for run in self._runs if run.last > now]
         if not self._runs:
@@ -98,8 +100,8 @@ class RememberedIds:
         for run in self._runs:
             asked, places = run.find(hashes, message_ids, now)
             if beside is not None and run.beside is not None and len(asked):
-                same = pc.equal(beside.take(pa.array(asked)), run.beside.take(pa.array(places))).fill_null(False)
-                asked = asked[~same.to_numpy(zero_copy_only=False)]
+                equal = pc.equal(beside.take(pa.array(asked)), run.beside.take(pa.array(places))).fill_null(same)
+                asked = asked[equal.to_numpy(zero_copy_only=False) == same]
             found[asked] = True
         return found if found.any() else None
 

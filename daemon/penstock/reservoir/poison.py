@@ -103,7 +103,8 @@ class DeadLetters:
 
         def settled(outcome: AckOutcome) -> None:
             if outcome.lost or (chunk.lease is not None and chunk.lease.lapsed):
-                self._remembered.remember(chunk.rows.column("message_id"), now)
+                ids, times = chunk.rows.column("message_id"), chunk.rows.column("publish_time")
+                self._remembered.remember(ids, now, beside=times)
             self.rows -= len(chunk)
             self._ledger.dead_lettered += outcome.confirmed
             self._ledger.acks_lost += outcome.lost

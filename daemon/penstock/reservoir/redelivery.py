@@ -33,9 +33,10 @@ class Redeliveries:
         """Which rows are redeliveries of what was committed, as far as that is remembered.
 
         None that is said to be delivered for the first time: a deadline that ran out would count, so somebody asked for
-        it back by a seek.
+        it back by a seek. Nor one of another publish time: a test server that was restarted numbers its messages from 1
+        again, just when acks of the first ones may have been lost.
         """
-        known = self._remembered.known(rows.column("message_id"), now)
+        known = self._remembered.known(rows.column("message_id"), now, beside=rows.column("publish_time"), same=True)
         attempts = rows.column("delivery_attempt")
         if known is None or attempts.null_count == len(attempts):
             return known
