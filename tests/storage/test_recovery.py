@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from tests.reservoir.making import CONSUMER
 from tests.storage.making import Host
 
-from penstock.errors import BatchGone, ReaderFenced
+from penstock.errors import BatchGone, InvalidOption, ReaderFenced
+from penstock.storage import open_store
 
 
 async def test_a_sealed_batch_is_there_again_with_its_rows_in_the_same_slices(host: Host) -> None:
@@ -172,6 +176,45 @@ async def test_rows_of_a_missing_file_are_gone_and_the_others_are_served(host: H
         assert node.slices(reader, 2, second or "", 1) == [[f"m{n}" for n in range(10, 20)]]
         assert node.commit(reader, 1, first or "") == "gone"
     assert host.acks.acknowledged == []
+
+
+async def test_rows_that_the_disk_cannot_read_are_gone_and_the_daemon_starts(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await sealed(host)
+
+    def unreadable(_file: int, _length: int, _at: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", unreadable)
+    async with host.process() as node:
+        with pytest.raises(BatchGone, match=r"lost: .*seg cannot be read at byte 0: Input/output error"):
+            node.slices(node.open(2), 1, batch, 1)
+
+
+async def test_a_start_that_finds_no_memory_gives_no_batch_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = await sealed(host)
+
+    def no_memory(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as without:
+        without.setattr("mmap.mmap", no_memory)
+        with pytest.raises(InvalidOption, match="cannot be used: Cannot allocate memory"):
+            open_store(host.path, fsync=True, site="here")
+    async with host.process() as node:
+        assert len(node.slices(node.open(2), 1, batch, 1)[0]) == 10
+
+
+async def sealed(host: Host) -> str:
+    """The batch of ten rows that a daemon had when it was killed."""
+    async with host.process() as node:
+        reader = node.open()
+        node.deliver(10)
+        batch = node.seal(reader, 1)
+        assert batch is not None
+        await node.reservoir.durable()
+    return batch
 
 
 async def test_a_journal_that_grew_is_written_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ class RowFiles(Protocol):
         """Remove the files that hold nothing that counts; for when there is no work."""
 
     def find(self, place: Place) -> Copy:
-        """What a process before this one wrote. Raises `Damaged`."""
+        """What a process before this one wrote. Raises `Damaged`, and `OSError` where that cannot be told now."""
 
     def hold(self, number: int) -> None:
         """A chunk that was found is referred to."""

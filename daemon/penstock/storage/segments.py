@@ -7,6 +7,7 @@ gone is filled again if nobody reads it: new pages cost more than writing them.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -130,12 +131,11 @@ class Segments:
                 self._finish(segment)
 
     def find(self, place: Place) -> Copy:
-        """What a process before this one wrote. Raises `Damaged`."""
+        """What a process before this one wrote. Raises `Damaged`, and `OSError` where that cannot be told now."""
         segment = self._all.get(place.segment) or self._map(place.segment)
         if place.offset + place.length > segment.memory.size:
             raise Damaged(f"{segment.path} ends at {segment.memory.size}, before byte {place.offset + place.length}")
-        written = memoryview(segment.memory)[place.offset : place.offset + place.length]
-        if xxhash.xxh3_64_intdigest(written) != place.checksum:
+        if xxhash.xxh3_64_intdigest(_read(segment.path, place)) != place.checksum:
             raise Damaged(f"the checksum of {segment.path} at byte {place.offset} is wrong")
         try:
             return _mapped(segment.memory, place)
@@ -241,7 +241,8 @@ class Segments:
         try:
             with path.open("rb") as file:
                 mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        # An empty file cannot be mapped. What else fails, such as for want of memory, says nothing of the rows.
+        except (FileNotFoundError, ValueError) as error:
             raise Damaged(f"{path} cannot be read: {error}") from error
         segment = self._all[number] = _Segment(number, path, -1, mapping, pa.py_buffer(mapping), full=True)
         return segment
@@ -250,6 +251,19 @@ class Segments:
 def last_number(folder: Path) -> int:
     """The highest number of a segment in a folder, so that none is given twice."""
     return max((_number(path) for path in folder.glob("*.seg")), default=0)
+
+
+def _read(path: Path, place: Place) -> bytes:
+    """The bytes of a place. Not from the mapping, where a sector that cannot be read would end the process (SIGBUS)."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(file, place.length, place.offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise Damaged(f"{path} cannot be read at byte {place.offset}: {error.strerror}") from error
+    finally:
+        os.close(file)
 
 
 def _number(path: Path) -> int:
