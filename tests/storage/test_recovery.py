@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from tests.reservoir.making import CONSUMER
@@ -204,6 +205,24 @@ async def test_a_start_that_finds_no_memory_gives_no_batch_up(host: Host, monkey
             open_store(host.path, fsync=True, site="here")
     async with host.process() as node:
         assert len(node.slices(node.open(2), 1, batch, 1)[0]) == 10
+
+
+async def test_what_a_daemon_without_fsync_left_is_safe_once_one_with_it_has_started(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.fsync = False
+    await sealed(host)
+    synced: list[str] = []
+    really = os.fdatasync
+
+    def noted(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        really(file)
+
+    monkeypatch.setattr(os, "fdatasync", noted)
+    host.fsync = True
+    async with host.process():
+        assert [name for name in synced if name.endswith(".seg")] == ["00000001.seg"]
 
 
 async def sealed(host: Host) -> str:

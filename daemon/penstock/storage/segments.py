@@ -154,6 +154,8 @@ class Segments:
                 path.unlink()
             elif not segment.chunks:
                 self._remove(segment)
+        if self._fsync:
+            sync_folder(self._folder)
 
     def close(self) -> None:
         """Close all files. What is mapped stays mapped for who reads it."""
@@ -240,6 +242,8 @@ class Segments:
         path = self._folder / f"{number:08d}.seg"
         try:
             with path.open("rb") as file:
+                if self._fsync:  # who wrote it may have run without
+                    sync_file(file.fileno())
                 mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         # An empty file cannot be mapped. What else fails, such as for want of memory, says nothing of the rows.
         except (FileNotFoundError, ValueError) as error:
