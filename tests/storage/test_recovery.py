@@ -225,6 +225,20 @@ async def test_what_a_daemon_without_fsync_left_is_safe_once_one_with_it_has_sta
         assert [name for name in synced if name.endswith(".seg")] == ["00000001.seg"]
 
 
+async def test_a_start_whose_sync_fails_is_refused_with_the_reason(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = await sealed(host)
+
+    def failing(_file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", failing)
+        with pytest.raises(InvalidOption, match=r"cannot be used: a sync failed: .*Input/output error"):
+            open_store(host.path, fsync=True, site="here")
+    async with host.process() as node:
+        assert len(node.slices(node.open(2), 1, batch, 1)[0]) == 10
+
+
 async def sealed(host: Host) -> str:
     """The batch of ten rows that a daemon had when it was killed."""
     async with host.process() as node:

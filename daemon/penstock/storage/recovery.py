@@ -15,7 +15,7 @@ from penstock.storage.folder import Folder, boot_id
 from penstock.storage.framing import Record, Replay
 from penstock.storage.journal import Journal, replay
 from penstock.storage.pending import Pending
-from penstock.storage.ports import Damaged, DecisionFile, Disk, RowFiles
+from penstock.storage.ports import Damaged, DecisionFile, Disk, RowFiles, StoreFailed
 from penstock.storage.records import Decoder, encode
 from penstock.storage.segments import Segments, last_number
 from penstock.storage.state import BatchState, State
@@ -88,10 +88,11 @@ def open_store(path: Path, *, fsync: bool, site: str) -> tuple[Store, Found]:
     files = _Files(folder, fsync=fsync)
     try:
         opened = open_disk(files, site=site)
-    except OSError as error:
+    except (OSError, StoreFailed) as error:
         folder.close()
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidOption(
-            f"data_dir = {str(path)!r} cannot be used: {error.strerror} ({folder.free()}). Make room there, or name "
+            f"data_dir = {str(path)!r} cannot be used: {reason} ({folder.free()}). Make room there, or name "
             "another folder"
         ) from error
     except BaseException:
