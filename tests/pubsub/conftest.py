@@ -27,12 +27,14 @@ class Collected:
 
     rows: list[pa.RecordBatch] = field(default_factory=list)
     ack_ids: list[pa.Array] = field(default_factory=list)
+    received_at: list[float] = field(default_factory=list)
     paused: bool = False
     saturated: bool = False
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:
         assert now > 0
+        self.received_at.append(now)
         self.rows.append(rows)
         self.ack_ids.append(ack_ids)
 

@@ -8,8 +8,9 @@ import contextlib
 import pytest
 from tests.pubsub.conftest import NAME, Room, until
 
+from penstock.clock import boottime
 from penstock.errors import SubscriptionFailed
-from penstock.pubsub import pull, verdict, wire
+from penstock.pubsub import pull, stream, verdict, wire
 from penstock.pubsub.channel import STREAMS_PER_CHANNEL
 from penstock.settings import PubSubSettings
 
@@ -81,6 +82,29 @@ async def test_nothing_is_taken_while_paused_and_all_of_it_after(running: Room) 
     assert running.sink.count == 1
     running.sink.resume()
     await until(lambda: running.sink.count == 101)
+
+
+async def test_only_what_waited_while_a_stream_stood_still_counts_as_old(
+    running: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message a second would take hours to fill a window, and would be thought hours old."""
+    monkeypatch.setattr(stream, "AGED_S", 0.3)
+    await until(lambda: running.puller.statistics().responses == 1)
+    running.sink.paused = True
+    paused_at = boottime()
+    await running.publish(1)
+    await until(lambda: running.sink.count == 1)  # the read that was already waiting
+    await running.publish(1)
+    await asyncio.sleep(0.2)
+    resumed_at = boottime()
+    running.sink.resume()
+    await until(lambda: running.sink.count == 2)
+    assert paused_at <= running.sink.received_at[-1] < resumed_at
+    await asyncio.sleep(0.3)
+    published_at = boottime()
+    await running.publish(1)
+    await until(lambda: running.sink.count == 3)
+    assert running.sink.received_at[-1] >= published_at
 
 
 class TestUnread:

@@ -32,6 +32,10 @@ LOOK_S = 5.0
 WINDOW_BYTES = 8 << 20
 """At most about this much of a stream waits in gRPC's buffers while it is not read: its window and one response."""
 
+AGED_S = 2.0
+"""What waited there is read within this once the stream is read again, at 4 MB/s or more. What comes later was sent
+later: to think it as old as the pause would make it lapse at once, and again whenever it is delivered."""
+
 GIVE_BACK_S = 0.5
 """How long a stream that is closed unread is waited for, to give back what it held."""
 
@@ -105,7 +109,7 @@ class PullStream:
         self._pulse = Pulse(shared.clock())
         self._backoff = Backoff(shared.rng)
         self._aged_bytes = 0
-        self._aged_since = 0.0
+        self._aged_since = self._aged_until = 0.0
         self._undecodable = False
         self._hasty_at = float("-inf")
         self._last_words: tuple[grpc.StatusCode, str] | None = None
@@ -238,8 +242,9 @@ class PullStream:
             if not pulse.heard:
                 turn.worked()
                 self._learn(raw)
-            pulse.hear(clock(), empty=not raw.startswith(_MESSAGES))
-            if self._aged_bytes > 0:
+            now = clock()
+            pulse.hear(now, empty=not raw.startswith(_MESSAGES))
+            if self._aged_bytes > 0 and now < self._aged_until:
                 self._aged_bytes -= size
                 gathering.add(raw, refuse, received_at=self._aged_since)
             else:
@@ -258,9 +263,10 @@ class PullStream:
             return False
         finally:
             self._patience = None
-        self._pulse.resume(shared.clock())
+        now = shared.clock()
+        self._pulse.resume(now)
         # What comes next was received at `since` and only not read.
-        self._aged_since, self._aged_bytes = since, WINDOW_BYTES
+        self._aged_since, self._aged_until, self._aged_bytes = since, now + AGED_S, WINDOW_BYTES
         return True
 
     async def _give_back(self, call: Call) -> None:
