@@ -247,3 +247,14 @@ def test_an_unsealed_chunk_lapses_at_its_deadline_also_while_all_senders_are_bus
     bench.pass_time(DEADLINE_S + 1)
     assert bench.subscription.ledger.lapsed == 30 * 2500 - MOST_FLYING_ROWS
     assert bench.subscription.unaccounted() == 0
+
+
+def test_rows_that_waited_unread_for_a_whole_deadline_are_never_sealed(bench: Bench) -> None:
+    """A stream that was not read for a while brings such rows: they are on their way to somebody else."""
+    rows, ack_ids = messages(0, 10)
+    bench.subscription.receive(rows, ack_ids, bench.clock() - DEADLINE_S)
+    bench.subscription.seal(bench.consumer, 1, max_rows=None, max_bytes=None)
+    assert not bench.consumer.batches
+    assert bench.subscription.ledger.lapsed == 10
+    assert bench.subscription.unaccounted() == 0
+    assert bench.reservoir.tick() == 10, "they are told of"

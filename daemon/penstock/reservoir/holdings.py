@@ -84,11 +84,14 @@ class Holdings:
         )
         self._lapsed_early = 0
 
-    def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float) -> None:
+    def receive(self, rows: pa.RecordBatch, ack_ids: pa.Array, now: float, *, late_s: float = 0.0) -> None:
         """Take one decoded chunk in: only what is new makes rows.
 
         What was committed before is acknowledged again and dropped; what is held gets the new ack ID. An exactly-once
         subscription wants to hear of each that it was received, by an extension of its lease.
+
+        They were received at `now` and waited for `late_s`: after a whole deadline new rows are dropped before anybody
+        can seal them, since they are on their way again.
         """
         receipt = self.exactly_once
         self.ledger.received += rows.num_rows
@@ -120,6 +123,8 @@ class Holdings:
         chunk = self._take_in(rows, ack_ids, hashes, picked.names, now, receipt=receipt) if rows.num_rows else None
         if picked.repeats is not None:
             self.duplicates.wait(picked.repeats, chunk, now, receipt=receipt)
+        if chunk is not None and late_s >= self._leases.deadline_s:
+            self._lapsed_early += self.lapse([chunk])
 
     def _take_in(
         self,

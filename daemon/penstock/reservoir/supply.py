@@ -57,7 +57,7 @@ class Supply:
         if self.pulling.ordered is not None:
             self._holdings.ordered = self.pulling.ordered
         self._holdings.exactly_once = self.pulling.exactly_once
-        self._holdings.receive(rows, ack_ids, now)
+        self._holdings.receive(rows, ack_ids, now, late_s=self._clock() - now)
         if first:
             self._change.tell()
 
