@@ -52,9 +52,20 @@ class Collected:
 
 
 @dataclass
+class Clock:
+    """The real one, which a test may put forward: as if the process had stood still meanwhile."""
+
+    ahead_s: float = 0.0
+
+    def __call__(self) -> float:
+        return boottime() + self.ahead_s
+
+
+@dataclass
 class Room:
     """One subscription, pulled and acknowledged for real."""
 
+    clock: Clock
     emulator: Emulator
     channel: PubSubChannel
     control: Control
@@ -94,17 +105,18 @@ async def room(monkeypatch: pytest.MonkeyPatch, settings: PubSubSettings) -> Asy
             await channel.unary("Subscriber", "CreateSubscription")(Subscription.serialize(subscription))
             sink = Collected()
             acks = AckQueue(channel, NAME, deadline_s=60, clock=boottime, rng=random.Random(1), base_backoff_s=0.01)
+            clock = Clock()
             puller = Puller(
                 channel,
                 NAME,
                 settings,
                 sink,
                 max_outstanding_bytes=lambda: 1 << 28,
-                clock=boottime,
+                clock=clock,
                 rng=random.Random(1),
                 release=acks.release,
             )
-            yield Room(emulator, channel, control, sink, puller, acks)
+            yield Room(clock, emulator, channel, control, sink, puller, acks)
 
 
 @pytest.fixture

@@ -107,6 +107,25 @@ async def test_only_what_waited_while_a_stream_stood_still_counts_as_old(
     assert running.sink.received_at[-1] >= published_at
 
 
+async def test_what_waited_while_the_process_stood_still_counts_as_old_on_every_stream(
+    running: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "AGED_S", 1.0)
+    monkeypatch.setattr(pull, "SCALE_INTERVAL_S", 0.1)
+    running.sink.saturated = True
+    await until(lambda: running.puller.statistics().responses == 2, 15)  # two streams, and both only have properties
+    stopped_at = running.clock()
+    running.clock.ahead_s += 20.0
+    for _ in range(2):
+        await running.publish(2)  # the emulator takes turns
+    await until(lambda: running.sink.count == 4)
+    assert all(at < stopped_at + 1 for at in running.sink.received_at)
+    await asyncio.sleep(1.1)
+    await running.publish(1)
+    await until(lambda: running.sink.count == 5)
+    assert running.sink.received_at[-1] > stopped_at + 20
+
+
 class TestUnread:
     @pytest.fixture
     def settings(self) -> PubSubSettings:

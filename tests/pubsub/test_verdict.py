@@ -15,10 +15,12 @@ from penstock.pubsub.verdict import (
     KEEP_ALIVE_S,
     SILENT_S,
     SILENT_WITHOUT_ANSWERS_S,
+    STOOD_STILL_S,
     Ending,
     Pulse,
     Sign,
     Verdict,
+    Vigil,
     autoscale,
     is_fatal,
     judge,
@@ -154,3 +156,21 @@ def test_delays_are_spread_from_nothing_to_a_cap_that_doubles() -> None:
     assert max(backoff.next_s(scale=4) for _ in range(1000)) > 100
     backoff.reset()
     assert backoff.next_s() <= 0.25
+
+
+def test_a_pause_of_the_process_is_noticed_once_with_its_beginning() -> None:
+    vigil = Vigil(100.0)
+    for now in (100.2, 100.4, 100.4 + STOOD_STILL_S):
+        vigil.runs(now)
+    assert vigil.pauses == 0
+    ran_at = 100.4 + STOOD_STILL_S
+    for now in (ran_at + 20.0, ran_at + 20.1):
+        vigil.runs(now)
+    assert (vigil.pauses, vigil.since) == (1, ran_at)
+
+
+def test_time_without_any_stream_is_no_pause() -> None:
+    vigil = Vigil(100.0)
+    vigil.begin(5000.0)
+    vigil.runs(5000.2)
+    assert vigil.pauses == 0

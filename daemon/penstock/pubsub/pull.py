@@ -18,7 +18,7 @@ from penstock.pubsub.channel import PubSubChannel
 from penstock.pubsub.gate import Gate
 from penstock.pubsub.gathering import Gathering
 from penstock.pubsub.stream import PullStatistics, PullStream, Shared
-from penstock.pubsub.verdict import autoscale, rush
+from penstock.pubsub.verdict import Vigil, autoscale, rush
 from penstock.reservoir.ports import ChunkSink
 from penstock.settings import PubSubSettings
 
@@ -77,6 +77,7 @@ class Puller:
             rng=rng,
             statistics=self._statistics,
             gathering=Gathering(clock, self._deliver),
+            vigil=Vigil(clock()),
             gate=self.gate,
             learn=self._learn,
             release=release,
@@ -94,6 +95,7 @@ class Puller:
 
         Cancellation closes all streams, after what they read was handed to the sink.
         """
+        self._shared.vigil.begin(self._clock())
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._shared.gathering.run())
@@ -147,6 +149,7 @@ class Puller:
         begin, most = self._clock(), self._settings.max_streams
         while self._clock() - begin < SCALE_INTERVAL_S:
             await asyncio.sleep(min(LOOK_S, SCALE_INTERVAL_S))
+            self._shared.vigil.runs(self._clock())
             if rush([stream.interval_bytes for stream in self._streams], most=most, interval_s=SCALE_INTERVAL_S):
                 return True
         return False

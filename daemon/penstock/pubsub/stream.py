@@ -21,7 +21,7 @@ from penstock.pubsub.channel import PubSubChannel
 from penstock.pubsub.gate import Gate
 from penstock.pubsub.gathering import Gathering
 from penstock.pubsub.turns import Turn
-from penstock.pubsub.verdict import HEALTHY_S, Ending, Pulse, Sign, Verdict, judge
+from penstock.pubsub.verdict import HEALTHY_S, Ending, Pulse, Sign, Verdict, Vigil, judge
 from penstock.reservoir.ports import ChunkSink
 from penstock.settings import PubSubSettings
 from penstock.telemetry import events
@@ -90,6 +90,7 @@ class Shared:
     rng: random.Random
     statistics: PullStatistics
     gathering: Gathering
+    vigil: Vigil
     gate: Gate
     release: Callable[[Sequence[pa.Array]], None] | None
     learn: Callable[[wire.Properties], None]
@@ -110,6 +111,8 @@ class PullStream:
         self._backoff = Backoff(shared.rng)
         self._aged_bytes = 0
         self._aged_since = self._aged_until = 0.0
+        self._pauses = 0
+        """Of the process, as far as this stream has heard of them."""
         self._undecodable = False
         self._hasty_at = float("-inf")
         self._last_words: tuple[grpc.StatusCode, str] | None = None
@@ -175,6 +178,8 @@ class PullStream:
         started = shared.clock()
         pulse = self._pulse = Pulse(started)
         self._undecodable = False
+        shared.vigil.runs(started)
+        self._pauses = shared.vigil.pauses
         with shared.channel.streaming_pull() as call:
             self._call = call
             events.StreamOpened(subscription=shared.subscription, stream=self.number).emit()
@@ -226,7 +231,7 @@ class PullStream:
     async def _read(self, call: Call, turn: Turn) -> bool:
         """Read to the end of the stream; True when it was not read for so long that it must be closed."""
         sink, clock, pulse, gathering = self._shared.sink, self._shared.clock, self._pulse, self._shared.gathering
-        statistics, read, refuse = self._shared.statistics, call.read, self._refuse
+        statistics, read, refuse, vigil = self._shared.statistics, call.read, self._refuse, self._shared.vigil
         while True:
             if sink.paused and not self._leaving:
                 gathering.decode()
@@ -243,6 +248,10 @@ class PullStream:
                 turn.worked()
                 self._learn(raw)
             now = clock()
+            vigil.runs(now)
+            if vigil.pauses != self._pauses:
+                self._pauses = vigil.pauses
+                self._age(vigil.since, now)
             pulse.hear(now, empty=not raw.startswith(_MESSAGES))
             if self._aged_bytes > 0 and now < self._aged_until:
                 self._aged_bytes -= size
@@ -265,9 +274,14 @@ class PullStream:
             self._patience = None
         now = shared.clock()
         self._pulse.resume(now)
-        # What comes next was received at `since` and only not read.
-        self._aged_since, self._aged_until, self._aged_bytes = since, now + AGED_S, WINDOW_BYTES
+        self._age(since, now)
         return True
+
+    def _age(self, since: float, now: float) -> None:
+        """What comes next was received at `since` and only not read."""
+        if self._aged_bytes > 0 and now < self._aged_until:
+            since = min(since, self._aged_since)
+        self._aged_since, self._aged_until, self._aged_bytes = since, now + AGED_S, WINDOW_BYTES
 
     async def _give_back(self, call: Call) -> None:
         """Release what a stream holds that was not read in time, so that it comes again before its deadline.

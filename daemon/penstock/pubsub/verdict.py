@@ -21,6 +21,10 @@ waits as long."""
 SILENT_WITHOUT_ANSWERS_S = 600.0
 """For servers that were never seen to answer keep-alives: an idle subscription is silent there too."""
 
+STOOD_STILL_S = 1.0
+"""A daemon that does not run for longer was stopped, or its machine was suspended: what its streams bring next may have
+waited for as long. Less is bridged by extensions, which begin at half of a deadline of 10 s or more."""
+
 STREAM_BYTES_PER_S = 10_000_000
 """What the service sends on one pull stream (https://cloud.google.com/pubsub/quotas)."""
 BUSY, IDLE = 0.7, 0.1
@@ -118,6 +122,29 @@ class Pulse:
         if not paused and now - self.heard_at >= bound_s:
             return Sign.GIVE_UP
         return Sign.KEEP_ALIVE if now - self.said_at >= KEEP_ALIVE_S else Sign.NOTHING
+
+
+class Vigil:
+    """Notices that the process did not run, if it is told several times a second that it does.
+
+    `pauses` counts, and `since` is when it ran last before the newest one. Times are seconds of the clock.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.pauses = 0
+        self.since = now
+        self._ran_at = now
+
+    def begin(self, now: float) -> None:
+        """Nobody told it for a while, and that says nothing."""
+        self._ran_at = now
+
+    def runs(self, now: float) -> None:
+        """It does now."""
+        if now - self._ran_at > STOOD_STILL_S:
+            self.pauses += 1
+            self.since = self._ran_at
+        self._ran_at = now
 
 
 def autoscale(bytes_per_s: Sequence[float], *, least: int, most: int, saturated: bool = False) -> int:
