@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import google.auth
+import google.auth.exceptions
 import google.auth.impersonated_credentials
 import google.auth.transport.grpc
 import google.auth.transport.requests
@@ -17,6 +18,7 @@ import grpc
 import grpc.aio
 from google.oauth2 import service_account
 
+from penstock.errors import InvalidOption
 from penstock.settings import PubSubSettings
 
 GLOBAL_ENDPOINT = "pubsub.googleapis.com:443"
@@ -46,7 +48,7 @@ _OPTIONS: list[tuple[str, int]] = [
 class PubSubChannel:
     """An async context manager around the `grpc.aio` channels to the service, or to `PUBSUB_EMULATOR_HOST`.
 
-    Raises `google.auth.exceptions.GoogleAuthError` on entry when there are no credentials.
+    Raises `InvalidOption` on entry when there are no credentials.
     """
 
     def __init__(self, settings: PubSubSettings) -> None:
@@ -131,11 +133,23 @@ def _channel_credentials(credentials: Any) -> grpc.ChannelCredentials:
 
 
 def _credentials(settings: PubSubSettings) -> Any:
+    """Raises `InvalidOption`."""
     if settings.credentials_file:
         from_file: Any = service_account.Credentials.from_service_account_file
-        found = from_file(settings.credentials_file, scopes=SCOPES)
+        try:
+            found = from_file(settings.credentials_file, scopes=SCOPES)
+        except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
+            raise InvalidOption(
+                f"pubsub.credentials_file = {settings.credentials_file!r} is no key file of a service account: {error}"
+            ) from error
     else:
-        found, _project = google.auth.default(scopes=SCOPES)
+        try:
+            found, _project = google.auth.default(scopes=SCOPES)
+        except google.auth.exceptions.GoogleAuthError as error:
+            raise InvalidOption(
+                f"no credentials for Google Cloud: {error} Or name a service account's key file with "
+                "pubsub.credentials_file, or set PUBSUB_EMULATOR_HOST to the address of an emulator"
+            ) from error
     if settings.impersonate:
         found = google.auth.impersonated_credentials.Credentials(
             source_credentials=found, target_principal=settings.impersonate, target_scopes=list(SCOPES)
