@@ -150,13 +150,25 @@ def test_tail_leaves_messages_on_the_subscription_unless_it_acknowledges(
     assert status["subscriptions"][NAME]["acknowledged"] == 3
 
 
-def test_ctrl_c_ends_tail_with_130_and_gives_messages_back(
-    daemon: Daemon, publish: Callable[[list[bytes]], None], tmp_path: Path
+def test_tail_acknowledges_all_that_it_printed_and_no_more(
+    daemon: Daemon, publish: Callable[[list[bytes]], None]
+) -> None:
+    publish([b"%d" % number for number in range(1000)])
+    publish([b"%d" % number for number in range(1000, 1300)])
+    taken = penstock("tail", NAME, "--daemon", daemon.endpoint, "--limit", "1200", "--ack")
+    assert len(taken.stdout.splitlines()) == 1200, taken.stderr
+    left = penstock("tail", NAME, "--daemon", daemon.endpoint, "--wait-s", "1.5", "--ack")
+    assert len(left.stdout.splitlines()) == 100, left.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_tail_that_is_told_to_end_gives_messages_back(
+    daemon: Daemon, publish: Callable[[list[bytes]], None], tmp_path: Path, number: int, code: int
 ) -> None:
     publish([b"seen"])
     tailing = Running(tmp_path, "tail", NAME, "--daemon", daemon.endpoint)
     wait_for(lambda: tailing.says("seen"), "the message")
-    assert tailing.end(signal.SIGINT) == 130
+    assert tailing.end(number) == code
     assert "Traceback" not in tailing.text()
     again = penstock("tail", NAME, "--daemon", daemon.endpoint, "--limit", "1", "--ack")
     assert "seen" in again.stdout

@@ -69,6 +69,19 @@ def test_a_row_limit_cuts_batches(daemon: Daemon) -> None:
         assert daemon.acknowledged() == sent
 
 
+def test_one_batch_may_have_a_row_limit_of_its_own(daemon: Daemon) -> None:
+    with opened(daemon, max_rows=10) as consumer:
+        daemon.publish(30)
+        cut = consumer.next(10, max_rows=3)
+        assert cut is not None
+        assert len(cut) == 3
+        whole = consumer.next(10)
+        assert whole is not None
+        assert len(whole) == 10
+        with pytest.raises(InvalidOption, match="max_rows=0"):
+            consumer.next(0, max_rows=0)
+
+
 def test_columns_are_chosen(daemon: Daemon) -> None:
     with opened(daemon, columns=["data", "message_id"]) as consumer:
         daemon.publish(2)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -25,12 +28,11 @@ BATCH_ROWS = 1000
 def tail(
     subscription: str, *, daemon: str | None, limit: int | None, wait_s: float | None, ack: bool, share: bool
 ) -> int:
-    """Print rows as JSON lines. Raises `PenstockError`; Ctrl-C gives back what was not acknowledged."""
+    """Print rows as JSON lines. Raises `PenstockError`; Ctrl-C and SIGTERM give back what was not acknowledged."""
     left = limit
-    rows_at_once = BATCH_ROWS if limit is None else min(limit, BATCH_ROWS)
-    with Consumer(subscription, endpoint=daemon, max_rows=rows_at_once, share=share) as consumer:
+    with _leaving_at_sigterm(), Consumer(subscription, endpoint=daemon, share=share) as consumer:
         while left is None or left > 0:
-            batch = consumer.next(wait_s)
+            batch = consumer.next(wait_s, max_rows=BATCH_ROWS if left is None else min(left, BATCH_ROWS))
             if batch is None:
                 break
             for row in _first(batch.rows(), left):
@@ -73,6 +75,20 @@ def status(daemon: str | None, *, as_json: bool) -> int:
     if not reply.subscriptions:
         console.print("No subscription is open: one is pulled from its first reader on.")
     return 0
+
+
+@contextlib.contextmanager
+def _leaving_at_sigterm() -> Iterator[None]:
+    """Leave the block by an exception at SIGTERM, as `timeout` sends it, which else would tell no daemon."""
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _first(rows: Iterator[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import pyarrow as pa
@@ -90,8 +91,8 @@ class Consumer:
         node_wait_s: float = 10.0,
     ) -> None:
         for option, value in (("max_rows", max_rows), ("max_bytes", max_bytes)):
-            if value is not None and value < 1:
-                raise InvalidOption(f"{option}={value}: at least 1, or None for no limit")
+            if value is not None:
+                _at_least_1(option, value)
         self.schema = project(columns)
         self.subscription = subscription_path(subscription, project_id)
         self.name = name or new_id()
@@ -124,12 +125,16 @@ class Consumer:
             if batch is not None:
                 yield batch
 
-    def next(self, timeout_s: float | None = None) -> Batch | None:
-        """The next batch; None when there was no row for `timeout_s` (None: wait for ever)."""
+    def next(self, timeout_s: float | None = None, *, max_rows: int | None = None) -> Batch | None:
+        """The next batch; None when there was no row for `timeout_s` (None: wait for ever).
+
+        `max_rows` stands for this batch in place of the consumer's own.
+        """
+        limits = self._limits if max_rows is None else replace(self._limits, max_rows=_at_least_1("max_rows", max_rows))
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._closed:
             wait_s = WAIT_S if until is None else max(min(WAIT_S, until - time.monotonic()), 0.0)
-            end = self._sealed(wait_s)
+            end = self._sealed(limits, wait_s)
             if end is not None:
                 self._at, self._begun = end, True
                 return Batch(self, end)
@@ -162,13 +167,19 @@ class Consumer:
         self._session.close()
         self._nodes.close()
 
-    def _sealed(self, wait_s: float) -> Offset | None:
+    def _sealed(self, limits: Limits, wait_s: float) -> Offset | None:
         while True:
             try:
-                return self._session.seal(self._at, self._limits, wait_s)
+                return self._session.seal(self._at, limits, wait_s)
             except EpochPast as error:
                 # A named consumer goes on where the process before it stopped; each node says how far it has heard.
                 through = error.details.get("committed_through")
                 if self._begun or not isinstance(through, int) or through <= self._at.epoch:
                     raise
                 self._at = Offset.initial(self.name, self.subscription, through)
+
+
+def _at_least_1(option: str, value: int) -> int:
+    if value < 1:
+        raise InvalidOption(f"{option}={value}: at least 1, or None for no limit")
+    return value
