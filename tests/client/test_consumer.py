@@ -57,6 +57,16 @@ def test_what_was_not_committed_goes_back_when_the_consumer_closes(daemon: Daemo
     assert not daemon.acknowledged()
 
 
+def test_a_batch_of_a_closed_consumer_says_so_at_once(daemon: Daemon) -> None:
+    with opened(daemon) as consumer:
+        daemon.publish(3)
+        batch = consumer.next(10)
+        assert batch is not None
+    for late in (batch.commit, batch.to_table):
+        with pytest.raises(InvalidRequest, match="the consumer is closed"):
+            late()
+
+
 def test_a_row_limit_cuts_batches(daemon: Daemon) -> None:
     with opened(daemon, max_rows=4) as consumer:
         sent, got = daemon.publish(10), []

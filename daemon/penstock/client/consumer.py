@@ -17,7 +17,7 @@ from penstock.client.offset import Offset
 from penstock.client.session import Session
 from penstock.client.together import SideBySide
 from penstock.contract import DEFAULT_ENDPOINT, new_id, project, subscription_path
-from penstock.errors import BatchGone, EpochPast, InvalidOption
+from penstock.errors import BatchGone, EpochPast, InvalidOption, InvalidRequest
 
 WAIT_S = 1.0
 """How long `Consumer.next` waits at a time; it bounds how late an error of a node shows while idle."""
@@ -144,6 +144,7 @@ class Consumer:
 
     def read(self, end: Offset) -> Iterator[pa.RecordBatch]:
         """For `Batch`: the rows of the epoch that ends there."""
+        self._check_open()
         start = Offset.initial(self.name, self.subscription, end.epoch - 1)
         planned = self._session.plan(start, end, 1)
         if sum(part.rows for part in planned) != end.rows:
@@ -153,6 +154,7 @@ class Consumer:
 
     def commit(self, finished: Offset) -> None:
         """For `Batch`: the epoch that ends there was processed."""
+        self._check_open()
         self._session.commit(finished)
 
     def report(self) -> dict[str, Any]:
@@ -166,6 +168,10 @@ class Consumer:
         self._closed = True
         self._session.close()
         self._nodes.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidRequest("the consumer is closed, and its rows were given back: read and commit before that")
 
     def _sealed(self, limits: Limits, wait_s: float) -> Offset | None:
         while True:
