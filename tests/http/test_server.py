@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -122,6 +123,29 @@ async def test_no_metric_is_exposed_twice(get: Any) -> None:
     _, _, text = await get("/metrics")
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
+
+
+async def test_what_is_not_http_is_refused_without_a_line_in_the_log(
+    daemon: Daemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with HttpServer("127.0.0.1:0", daemon=daemon) as server:
+        host, port = server.address.split(":")
+        for said in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00$\x04\x00", b"\xff\x00 nonsense\r\n\r\n"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(said)
+            assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+            writer.close()
+    assert not caplog.records
+
+
+async def test_a_defect_in_a_handler_is_logged(
+    daemon: Daemon, get: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Daemon, "not_ready")
+    status, _, _ = await get("/readyz")
+    assert status == 500
+    (record,) = caplog.records
+    assert "not_ready" in (record.exc_text or str(record.exc_info))
 
 
 async def test_a_daemon_without_subscriptions_still_has_metrics(daemon: Daemon, get: Any) -> None:

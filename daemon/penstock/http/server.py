@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
@@ -22,6 +24,17 @@ LAG_INTERVAL_S = 0.5
 
 SHUTDOWN_S = 1.0
 """How long open HTTP requests may take when the daemon ends."""
+
+_LOG = logging.getLogger("penstock.http")
+"""Aiohttp's for this server: what fails in here is a defect."""
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a failure is not the client's, such as a port scanner or a Flight client at the wrong port."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_LOG.addFilter(_is_ours)
 
 
 class _Reservoir(Protocol):
@@ -77,7 +90,7 @@ class HttpServer:
         )
         self._lag = Gauge("penstock_loop_lag_seconds", "How late the loop woke the last time", registry=self._registry)
         self._lag_s = 0.0
-        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=SHUTDOWN_S, logger=_LOG)
 
     async def __aenter__(self) -> Self:
         """Listen."""
