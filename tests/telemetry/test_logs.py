@@ -96,6 +96,21 @@ def test_a_traceback_of_a_library_is_one_line_of_json(capsys: pytest.CaptureFixt
     assert said["exception"][0]["exc_value"] == "deep"
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_local_variables_which_may_be_messages(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    logs.configure(LogSettings.model_validate({"format": form}))
+    message = "etavirp"[::-1]  # the traceback shows this line
+    try:
+        raise ValueError(len(message))
+    except ValueError:
+        logging.getLogger("asyncio").exception("a task failed")
+    said = capsys.readouterr().err
+    assert "ValueError" in said
+    assert "private" not in said
+
+
 def test_every_event_of_the_daemon_has_a_level_that_the_log_knows() -> None:
     from penstock.telemetry import events
 

@@ -7,12 +7,16 @@ import os
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from penstock.settings import LogSettings
 
 FOREIGN_LEVEL = logging.WARNING
 """Libraries (aiohttp, google.auth, grpc) speak through our lines, and only when something is wrong."""
+
+_TRACEBACK = ExceptionDictTransformer(show_locals=False)
+"""Local variables would be messages and credentials."""
 
 
 def configure(settings: LogSettings) -> None:
@@ -29,9 +33,10 @@ def configure(settings: LogSettings) -> None:
     ]
     last: list[Processor]
     if settings.format == "json":
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        last = [structlog.processors.ExceptionRenderer(_TRACEBACK), structlog.processors.JSONRenderer()]
     else:
-        last = [_on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        plain = structlog.dev.plain_traceback
+        last = [_on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     structlog.configure(
         processors=[shared[0], *shared[2:], *last],
