@@ -1,14 +1,21 @@
-"""The channel to the service: what it says when it cannot be made."""
+"""The channel to the service: what it says when it cannot be made, and how soon it is made again."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
+from penstock.emulator import Emulator
 from penstock.errors import InvalidOption
 from penstock.pubsub.channel import PubSubChannel
 from penstock.settings import PubSubSettings
+
+OUTAGE_S, NOTICED_S = 30.0, 10.0
+"""GRPC's own pauses grow by 1.6 from one second, so that it would look at 26 s and at 43 s."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +48,31 @@ async def test_a_wrong_key_file_is_named(tmp_path: Path, content: str | bytes | 
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     said = await enter(PubSubSettings(credentials_file=str(file)))
     assert said.startswith(f"pubsub.credentials_file = {str(file)!r} is no key file of a service account: ")
+
+
+@pytest.mark.long
+async def test_the_end_of_an_outage_is_noticed_within_seconds_however_long_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{port}")
+    async with PubSubChannel(PubSubSettings()) as channel:
+        call = channel.unary("Publisher", "Publish")
+
+        async def answered() -> bool:
+            try:
+                await call(b"", timeout=5)
+            except grpc.aio.AioRpcError as error:
+                return error.code() is not grpc.StatusCode.UNAVAILABLE
+            return True
+
+        loop = asyncio.get_running_loop()
+        end = loop.time() + OUTAGE_S
+        while loop.time() < end:
+            assert not await answered()
+            await asyncio.sleep(0.5)
+        async with Emulator(port), asyncio.timeout(NOTICED_S):
+            while not await answered():  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.1)

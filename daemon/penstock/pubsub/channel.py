@@ -19,6 +19,7 @@ import grpc.aio
 from google.oauth2 import service_account
 
 from penstock.errors import InvalidOption
+from penstock.pubsub.breaker import PROBE_LAST_S
 from penstock.settings import PubSubSettings
 
 GLOBAL_ENDPOINT = "pubsub.googleapis.com:443"
@@ -38,6 +39,9 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 15_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # Between two tries of a connection gRPC waits up to two minutes, and calls fail meanwhile with the last error. Ours
+    # must not be probes of nothing: the end of an outage would be noticed that late.
+    ("grpc.max_reconnect_backoff_ms", int(PROBE_LAST_S * 1000)),
     # Retries are ours: they must be seen and counted, and an ack that was given up must not be sent behind our back.
     ("grpc.enable_retries", 0),
     # Each channel its own connection: otherwise gRPC gives channels to the same target the same one.
