@@ -143,10 +143,9 @@ class PlanRequest(ReaderRequest):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ticket(Body):
+class Ticket(Request):
     """Names the rows of one `do_get`: slice `slice` of `slices` of a batch, which has `rows` rows."""
 
-    v: int
     batch: str
     slice: int
     slices: int

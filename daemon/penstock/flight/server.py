@@ -23,7 +23,6 @@ from penstock.errors import (
     InvalidRequest,
     NodeError,
     PenstockError,
-    ProtocolMismatch,
 )
 from penstock.flight.actions import Actions
 from penstock.flight.puts import Outlet, Put, WriterGone
@@ -205,10 +204,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
 
 def _ticket(raw: bytes) -> Ticket:
     _check_size("do_get", len(raw))
-    ticket = Ticket.from_json(raw, strict=True)
-    if ticket.v != PROTOCOL_VERSION:
-        raise ProtocolMismatch(f"this daemon speaks protocol version {PROTOCOL_VERSION}, the ticket {ticket.v}")
-    return ticket
+    return Ticket.read(raw, PROTOCOL_VERSION)
 
 
 def _check_size(call: str, size_bytes: int) -> None:
