@@ -191,7 +191,8 @@ def _daemons(said: str | None) -> tuple[str, ...]:
     """Addresses of all daemons to read from. `PENSTOCK_ENDPOINT` is the default's default."""
     addresses = values.names(said or os.environ.get("PENSTOCK_ENDPOINT") or DEFAULT_ENDPOINT)
     try:
-        return tuple(daemon_address(address) for address in addresses)
+        # Commas alone name none.
+        return tuple(daemon_address(address) for address in addresses or [""])
     except InvalidOption as error:
         raise InvalidOption(f"{'option daemons' if said else 'PENSTOCK_ENDPOINT'}: {error.message}") from error
 

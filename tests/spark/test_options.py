@@ -89,6 +89,7 @@ def test_the_daemon_of_the_environment_is_the_default(monkeypatch: pytest.Monkey
         ({"daemons": "dns:x:1"}, "write dns:///name:port"),
         ({"lostNodes": "ignore"}, "lostNodes='ignore': exclude .* or fail"),
         ({"daemons": "somewhere"}, "write host:port"),
+        ({"daemons": ","}, "option daemons.*write host:port"),
         ({"projectId": ""}, "projectId='': a value, or leave the option out"),
         ({"subscriptionId": "1x"}, "subscriptionId.*projects/PROJECT/subscriptions/ID"),
         ({"subscriptionId": "projects/other/subscriptions/orders"}, "contradict each other: leave projectId out"),
