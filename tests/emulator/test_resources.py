@@ -68,6 +68,12 @@ async def test_a_subscription_that_cannot_be_is_refused(
     assert (await refused(client.call("Subscriber", "CreateSubscription", proto))).code() == code
 
 
+async def test_a_name_that_is_too_short_is_told_what_a_name_is(client: RawClient) -> None:
+    error = await refused(client.call("Publisher", "CreateTopic", Topic(name="projects/p/topics/t2")))
+    assert "projects/p/topics/t2" in (error.details() or "")
+    assert "3 to 255 letters" in (error.details() or "")
+
+
 async def test_an_update_changes_what_its_mask_names(client: RawClient) -> None:
     await client.create()
     wanted = Subscription(name=SUBSCRIPTION, ack_deadline_seconds=77, retain_acked_messages=True, labels={"a": "b"})

@@ -227,4 +227,7 @@ def _kind(name: str) -> str | None:
 
 
 def _bad_name(kind: str, name: str) -> Refused:
-    return invalid(f"Invalid resource name given (name={name}): projects/PROJECT/{kind}s/ID is needed.")
+    return invalid(
+        f"Invalid resource name given (name={name}): projects/PROJECT/{kind}s/ID is needed, where ID has 3 to 255 "
+        "letters, digits and -_.~+%, starts with a letter, and not with goog."
+    )
