@@ -128,6 +128,8 @@ def test_variables_of_clients_and_of_kubernetes_are_let_pass(monkeypatch: pytest
         ),
         ({"reservoir": {"weights": {"projects/p/subscriptions/a": "much"}}}, "projects/p/subscriptions/a = 'much' "),
         ({"reservoir": {"weights": 3}}, "reservoir.weights = 3 "),
+        ({"reservoir": {"weights": "orders=3"}}, "reservoir.weights = 'orders=3' .*a JSON object is needed"),
+        ({"pubsub": "4"}, r"pubsub = '4' \(from the command line\): it is a table of settings: ack_deadline_s, "),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_its_origin_and_what_is_allowed(tree: dict[str, object], said: str) -> None:
@@ -154,6 +156,21 @@ def test_a_subscription_weighs_what_its_name_says_else_its_first_pattern_else_1(
     assert settings.weight("projects/p/subscriptions/returns") == 0.5
     assert settings.weight("projects/q/subscriptions/a") == 2
     assert settings.weight("projects/r/subscriptions/a") == 1
+
+
+def test_lists_and_tables_fit_into_one_flag_or_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {"reservoir": {"weights": '{"projects/p/subscriptions/a": 3}'}}
+    monkeypatch.setenv("PENSTOCK_PUBLISH__TOPICS", "projects/p/topics/a, projects/q/topics/*")
+    assert load(None, flags).reservoir.weight("projects/p/subscriptions/a") == 3
+    assert load().publish.topics == ("projects/p/topics/a", "projects/q/topics/*")
+    flags = {"publish": {"topics": "projects/p/topics/b"}}
+    assert load(None, flags).publish.topics == ("projects/p/topics/b",)
+
+
+def test_a_variable_that_is_no_table_is_told_how_to_write_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_RESERVOIR__WEIGHTS", "orders=3")
+    with pytest.raises(InvalidOption, match="JSON object"):
+        load()
 
 
 def test_a_wrong_variable_is_named_as_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:

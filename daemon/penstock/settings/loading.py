@@ -76,7 +76,9 @@ def _read_environment() -> Tree:
     try:
         return EnvSettingsSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")()
     except SettingsError as error:
-        raise InvalidOption(f"an environment variable cannot be read: {error}: {error.__cause__}") from error
+        raise InvalidOption(
+            f"an environment variable cannot be read: {error}: {error.__cause__}; tables are written as JSON objects"
+        ) from error
 
 
 def _without_none(tree: Mapping[str, Any]) -> Tree:
@@ -105,6 +107,9 @@ def _describe(wrong: ErrorDetails, sources: Mapping[str, Tree]) -> str:
     if wrong["type"] == "extra_forbidden":
         room = _room(path[:-1])
         return f"unknown setting {'.'.join(path)} ({_origin(path, sources)}){_suggestion(path[-1], room)}"
+    if wrong["type"] == "model_type":
+        keys = ", ".join(sorted(_room(path).model_fields))
+        return f"{'.'.join(path)} = {wrong['input']!r} ({_origin(path, sources)}): it is a table of settings: {keys}"
     reason = wrong["msg"].removeprefix("Value error, ")
     if not path or _is_room(path):
         return f"settings{' of ' + path[0] if path else ''}: {reason}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from penstock.settings.address import is_loopback, split_address
@@ -24,6 +25,24 @@ def _subscription_paths(names: tuple[str, ...]) -> tuple[str, ...]:
         if not (len(parts) == 4 and parts[0] == "projects" and parts[2] == "subscriptions" and all(parts)):
             raise ValueError(f"{name!r} must look like projects/PROJECT/subscriptions/SUBSCRIPTION (* ? [] allowed)")
     return names
+
+
+def _list_in_one_string(value: Any) -> Any:
+    """An environment variable or a flag is one string: names separated by commas."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _table_in_one_string(value: Any) -> Any:
+    """A flag is one string: a JSON object, as in an environment variable. Raises `ValueError`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"on one line a JSON object is needed ({error})") from error
+
+
+Weight = Annotated[float, Field(gt=0, le=1000)]
 
 
 def _twice_the_cores() -> int:
@@ -135,7 +154,7 @@ class ReservoirSettings(_Room):
     )
     read_idle_s: float = Field(default=600.0, ge=1, description="a do_get without progress for this long is cancelled")
 
-    weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+    weights: Annotated[dict[str, Weight], BeforeValidator(_table_in_one_string)] = Field(
         default={},
         examples=[{"projects/p/subscriptions/orders-*": 3}],
         description="how subscriptions divide the memory: full names or patterns with * ? [], each with a weight above "
@@ -167,7 +186,7 @@ class ReservoirSettings(_Room):
 class PublishSettings(_Room):
     """The way out: what Spark's sink and other writers publish through this daemon."""
 
-    topics: tuple[str, ...] = Field(
+    topics: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list_in_one_string)] = Field(
         default=("projects/*/topics/*",), description="full names, or patterns with * ? []; others are refused"
     )
     max_requests: int = Field(
@@ -210,7 +229,7 @@ class Settings(_Room):
     insecure_bind: bool = Field(
         default=False, description="allow addresses beyond loopback: nothing is encrypted or checked"
     )
-    subscriptions: Annotated[tuple[str, ...], NoDecode] = Field(
+    subscriptions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_list_in_one_string)] = Field(
         default=(), description="full names, or patterns with * ? []; others are refused"
     )
     data_dir: str | None = Field(
@@ -248,12 +267,6 @@ class Settings(_Room):
     def _http_address(cls, value: str) -> str:
         split_address(value)
         return value
-
-    @field_validator("subscriptions", mode="before")
-    @classmethod
-    def _list_in_one_string(cls, value: Any) -> Any:
-        """An environment variable is one string: names separated by commas."""
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @field_validator("subscriptions")
     @classmethod
