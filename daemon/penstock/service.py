@@ -85,6 +85,8 @@ class Service:
         self._ingests: dict[str, Ingest] = {}
         # Weak, so that a lock is gone with its last user and names that failed to open leave nothing.
         self._opening: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._refused: dict[str, errors.SubscriptionFailed] = {}
+        """Why those that are to be prefetched could not be described; some are not there yet."""
         self._stop = asyncio.Event()
         self._serving = False
         self._ended = True
@@ -147,7 +149,8 @@ class Service:
         if self._stop.is_set():
             reasons.append("draining")
         failures = (i.subscription.failed for i in self._ingests.values() if i.subscription.needed)
-        return reasons + [failure.message for failure in failures if failure is not None]
+        said = [failure.message for failure in (*failures, *self._refused.values()) if failure is not None]
+        return reasons + list(dict.fromkeys(said))
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -211,8 +214,11 @@ class Service:
             try:
                 ingest = await self._ingest(path, None)
             except errors.PenstockError as error:
+                if isinstance(error, errors.SubscriptionFailed):
+                    self._refused[path] = error
                 events.PrefetchFailed(subscription=path, error=error.message).emit()
             else:
+                self._refused.pop(path, None)
                 ingest.subscription.try_again()
             await asyncio.sleep(PREFETCH_AGAIN_S)
 

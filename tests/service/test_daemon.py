@@ -9,8 +9,9 @@ import time
 
 import pyarrow.flight as fl
 import pytest
+from google.pubsub_v1 import SubscriberClient
 from prometheus_client.parser import text_string_to_metric_families
-from tests.service.conftest import NAME, Daemon, Site, payload, until
+from tests.service.conftest import NAME, TOPIC, Daemon, Site, payload, until
 
 from penstock.client import Consumer, Driver, Limits, NodeClient, Offset, ReaderSettings
 from penstock.contract import PROTOCOL_VERSION, Reader
@@ -180,6 +181,14 @@ def test_a_prefetched_subscription_that_was_refused_for_a_while_is_pulled_again(
     until(lambda: daemon.http("/readyz")[0] == 503)
     until(lambda: daemon.figures().get("buffered") == 10)
     assert daemon.http("/readyz")[0] == 200
+
+
+def test_a_subscription_to_prefetch_that_does_not_exist_is_why_the_daemon_is_not_ready(site: Site) -> None:
+    missing = NAME + "-later"
+    daemon = site.serve("--subscription", missing, "--prefetch")
+    until(lambda: daemon.http("/readyz")[0] == 503 and f"{missing}: NOT_FOUND" in daemon.http("/readyz")[1])
+    SubscriberClient().create_subscription(name=missing, topic=TOPIC)
+    until(lambda: daemon.http("/readyz")[0] == 200)
 
 
 def test_prefetch_pulls_before_anybody_opens(site: Site) -> None:
