@@ -13,10 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from google.pubsub_v1.types import Topic
 
 from penstock.demo.interrupts import Interrupts
 from penstock.demo.processes import DemoFailed
+from penstock.demo.publisher import publish, request_sizes
 from penstock.demo.tally import Group, Tally
+from penstock.emulator import Emulator
+from penstock.pubsub import PubSubChannel
+from penstock.settings import PubSubSettings
 
 KEYS = {
     "published",
@@ -89,6 +94,26 @@ def test_ctrl_c_ends_every_child(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert alive(family) == []
     assert not list(tmp_path.glob("penstock-demo-*"))
+
+
+async def test_large_messages_are_published_in_requests_that_the_service_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Emulator() as emulator:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", emulator.address)
+        async with PubSubChannel(PubSubSettings()) as channel:
+            await channel.unary("Publisher", "CreateTopic")(Topic.serialize(Topic(name="projects/p/topics/large")))
+        for messages, data_bytes in ((600, 20_000), (1, 9_000_000)):
+            figures = await publish("projects/p/topics/large", messages, data_bytes, None)
+            assert figures["published"] == messages
+
+
+@pytest.mark.parametrize(
+    ("rate", "sizes"),
+    [(None, [1000, 1000, 500]), (1e6, [1000, 1000, 500]), (1e4, [1000, 1000, 500]), (0.01, [1] * 2500)],
+)
+def test_a_rate_is_kept_in_small_steps(rate: float | None, sizes: list[int]) -> None:
+    assert list(request_sizes(2500, 100, rate)) == sizes
 
 
 def swallowing() -> None:

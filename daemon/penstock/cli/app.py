@@ -173,7 +173,7 @@ def emulator(
 def demo(
     *,
     messages: Count = 300_000,
-    data_bytes: Count = 1024,
+    data_bytes: Annotated[int, Parameter(validator=Number(gte=1, lte=9_000_000))] = 1024,
     rate: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     json: bool = False,
 ) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import time
 from collections.abc import Iterator
 
@@ -20,8 +21,14 @@ from penstock.pubsub import PubSubChannel, wire
 from penstock.settings import PubSubSettings
 
 CITIES = ("Bergen", "Kyoto", "Lagos", "Lima", "Oulu", "Perth", "Quito", "Turin")
-PER_REQUEST = 1000
-"""The service's limit (https://cloud.google.com/pubsub/quotas#resource_limits)."""
+PER_REQUEST, REQUEST_BYTES = 1000, 9_500_000
+"""The service's limits, 10 MB with what is around the data (https://cloud.google.com/pubsub/quotas#resource_limits)."""
+
+BESIDE_DATA_BYTES = 64
+"""Of each message, encoded: its attribute, and the lengths of all."""
+
+PACE_S = 0.1
+"""With a rate, a request has the messages of this time: what is asked for per second should not come in lumps."""
 
 IN_FLIGHT = 4
 
@@ -43,26 +50,30 @@ def readings(messages: int, data_bytes: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=ROWS_SCHEMA)
 
 
-def request_sizes(messages: int) -> Iterator[int]:
+def request_sizes(messages: int, data_bytes: int, rate: float | None) -> Iterator[int]:
     """Messages of each request."""
-    for start in range(0, messages, PER_REQUEST):
-        yield min(PER_REQUEST, messages - start)
+    most = min(PER_REQUEST, REQUEST_BYTES // (data_bytes + BESIDE_DATA_BYTES))
+    if rate is not None:
+        most = min(most, math.ceil(min(rate * PACE_S, most)))
+    for start in range(0, messages, most):
+        yield min(most, messages - start)
 
 
 async def publish(topic: str, messages: int, data_bytes: int, rate: float | None) -> dict[str, float]:
     """Publish and wait for every confirmation; the figures."""
-    published = 0
+    begun = published = 0
     start = time.monotonic()
-    sizes = request_sizes(messages)
+    sizes = request_sizes(messages, data_bytes, rate)
 
     async with PubSubChannel(PubSubSettings()) as channel:
         call = channel.unary("Publisher", "Publish")
 
         async def work() -> None:
-            nonlocal published
+            nonlocal begun, published
             for size in sizes:
-                if rate:
-                    await asyncio.sleep(max(0.0, start + published / rate - time.monotonic()))
+                due = start + begun / rate if rate else start
+                begun += size
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
                 await call(wire.encode_publish(topic, readings(size, data_bytes)), timeout=60)
                 published += size
 

@@ -39,7 +39,8 @@ WARM_UP = 2000
 Python workers with the first of them, which takes seconds once."""
 
 STALL_S = 60.0
-"""The demo gives up when nothing was processed or acknowledged for this long."""
+"""The demo gives up when nothing was processed or acknowledged for this long, and for as long as the rate gives a
+message."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,13 @@ def run(settings: DemoSettings) -> int:
         )
         parts.wait_for_reader()
         first = min(WARM_UP, settings.messages)
+        stall_s = STALL_S + (1 / settings.rate if settings.rate else 0.0)
         with Live(console=console, refresh_per_second=4) as live:
             publishing, started_s = parts.publish(settings, first), time.time()
-            published = _watch(parts, publishing, tally, streaming, live)
+            published = _watch(parts, publishing, tally, streaming, live, stall_s=stall_s)
             if settings.messages > first:
                 publishing, started_s = parts.publish(settings, settings.messages - first), time.time()
-                published = _watch(parts, publishing, tally, streaming, live, published)
+                published = _watch(parts, publishing, tally, streaming, live, stall_s=stall_s, before=published)
             else:
                 first = 0
         streaming.stop()
@@ -171,8 +173,15 @@ class _Parts:
         self._owned.check()
 
 
-def _watch(
-    parts: _Parts, publishing: Child, tally: Tally, streaming: StreamingQuery, live: Live, before: int = 0
+def _watch(  # noqa: PLR0913 - what is watched, and until when
+    parts: _Parts,
+    publishing: Child,
+    tally: Tally,
+    streaming: StreamingQuery,
+    live: Live,
+    *,
+    stall_s: float,
+    before: int = 0,
 ) -> int:
     """Show progress until all that was published is processed and acknowledged; the number published, with `before`."""
     published: int | None = None
@@ -190,9 +199,9 @@ def _watch(
             return published
         if (processed, acknowledged) != last_seen:
             last_change_s, last_seen = time.monotonic(), (processed, acknowledged)
-        elif time.monotonic() - last_change_s > STALL_S:
+        elif time.monotonic() - last_change_s > stall_s:
             raise DemoFailed(
-                f"nothing moved for {STALL_S:g} s: published {published}, processed {processed}, "
+                f"nothing moved for {stall_s:g} s: published {published}, processed {processed}, "
                 f"acknowledged {acknowledged}"
             )
         time.sleep(0.25)
