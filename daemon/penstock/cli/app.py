@@ -52,7 +52,7 @@ def dispatch(arguments: Sequence[str]) -> int:
 def serve(  # noqa: PLR0913 - flags
     *,
     config: Path | None = None,
-    subscription: Annotated[tuple[str, ...], Parameter(name=("--subscription", "-s"))] = (),
+    subscription: Annotated[tuple[str, ...], Parameter(name=("--subscription", "-s"), show_default=False)] = (),
     prefetch: bool | None = None,
     data_dir: str | None = None,
     listen: str | None = None,
@@ -63,7 +63,7 @@ def serve(  # noqa: PLR0913 - flags
     drain_timeout_s: float | None = None,
     log_format: Literal["console", "json"] | None = None,
     log_level: Literal["debug", "info", "warning", "error"] | None = None,
-    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
 ) -> int:
     """Run the daemon until SIGTERM or Ctrl-C, which drain it; a second one ends it at once.
 
