@@ -134,6 +134,21 @@ def test_a_topic_that_is_deleted_half_way_ends_the_write_which_says_how_many_wer
     assert caught.value.details["published"] == 5000
 
 
+def test_rows_that_come_when_the_write_has_failed_already_are_not_held(site: Site) -> None:
+    def refused() -> bool:
+        topics = site.on_loop(lambda: site.outlet.statistics()["topics"])
+        return TOPIC in topics and topics[TOPIC]["failed_messages"] == 10 and not len(site.outlet)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield rows(10)
+        until(refused)
+        yield rows(10)
+
+    with pytest.raises(PublishFailed, match=r"NOT_FOUND.*Of the 10 rows taken 0 were confirmed"):
+        site.node.put(PutRequest(v=PROTOCOL_VERSION, topic=TOPIC), rows(1).schema, batches())
+    assert site.outlet.figures()["held_bytes"] == 0
+
+
 def test_an_error_of_the_rows_themselves_ends_the_write_and_publishes_no_more(site: Site) -> None:
     site.topic()
 

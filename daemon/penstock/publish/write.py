@@ -81,10 +81,11 @@ class Write:
 
         Cancelled, the rows stay taken.
         """
-        try:
-            await self._take(batch)
-        except PenstockError as error:
-            self._fail(error)
+        if not self._failed:  # a write that is over would never let go of them
+            try:
+                await self._take(batch)
+            except PenstockError as error:
+                self._fail(error)
         while not (self._failed or self._flow.has_room(self._held_bytes)):
             await self._flow.moved()
         if self._failed:
