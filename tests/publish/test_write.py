@@ -368,6 +368,24 @@ def test_such_a_row_goes_to_the_dead_letter_topic_with_what_is_wrong(site: Site,
     assert bytes(letter.data) == (batch.column("data")[1].as_py() or b"")
 
 
+def test_rows_and_dead_letters_of_one_topic_go_together(site: Site) -> None:
+    dead = "projects/p/topics/dead"
+    dead_reader = site.topic(dead)
+    batch = pa.RecordBatch.from_pydict({"data": [b"own", b"", b"own"], "topic": [dead] * 3})
+    reply = site.put(batch, on_invalid="deadletter", dead_letter_topic=dead, topic=None)
+    assert (reply.messages, reply.dead_lettered) == (2, 1)
+    assert sorted(message.data for message in site.read(3, dead_reader)) == [b"", b"own", b"own"]
+
+
+def test_maps_that_promise_to_have_no_nulls_may_be_null_themselves(site: Site) -> None:
+    site.topic()
+    kind = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
+    data = pa.array([b"a"], pa.binary())
+    maps = [pa.array([value], kind) for value in ([("k", "v")], None)]
+    site.put(*[pa.RecordBatch.from_arrays([data, one], names=["data", "attributes"]) for one in maps])
+    assert sorted(len(message.attributes) for message in site.read(2)) == [0, 1]
+
+
 def test_what_is_at_a_limit_is_published(site: Site) -> None:
     site.topic()
     attributes = [(f"{n:0256d}", "v" * 1024) for n in range(100)]

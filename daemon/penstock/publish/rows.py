@@ -61,6 +61,8 @@ def received(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Fault]]:
         raise InvalidRequest("column 'attributes' has a key that is null")
     if attributes.null_count or attributes.items.null_count:
         columns[1] = _without_nulls(attributes)
+    else:  # one type for all, whatever the writer says of nulls and names inside a map
+        columns[1] = pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items)
     return pa.RecordBatch.from_arrays(columns, names=MESSAGES_SCHEMA.names), garbled
 
 

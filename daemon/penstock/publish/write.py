@@ -32,6 +32,9 @@ PATIENCE = 4.0
 MAX_TOPICS = 1000
 """Of one write: each has a breaker and figures."""
 
+SENT = ["data", "attributes", "ordering_key"]
+"""Columns of what a request is made of."""
+
 GRACE_S = 2.0
 """A write that failed waits so long for the requests under way, to say how many were confirmed."""
 
@@ -134,6 +137,7 @@ class Write:
         self._moved.tell()
 
     def _gather(self, topic: str, rows: pa.RecordBatch) -> None:
+        rows = rows.select(SENT)  # rows and dead letters of one topic are joined
         self._hold(rows.nbytes)
         self._gathering.add(topic, rows, self._clock())
 
