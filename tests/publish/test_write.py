@@ -368,6 +368,16 @@ def test_such_a_row_goes_to_the_dead_letter_topic_with_what_is_wrong(site: Site,
     assert bytes(letter.data) == (batch.column("data")[1].as_py() or b"")
 
 
+def test_a_dead_letter_names_the_topic_of_its_own_row_however_long_that_is(site: Site) -> None:
+    dead, own = "projects/p/topics/dead", "projects/p/topics/own"
+    dead_reader = site.topic(dead)
+    batch = pa.RecordBatch.from_pydict({"data": [b"", b"long", b""], "topic": [own, "ö" * 3000, None]})
+    site.put(batch, on_invalid="deadletter", dead_letter_topic=dead)
+    letters = [message.attributes for message in site.read(3, dead_reader)]
+    assert sorted(letter["penstock_topic"] for letter in letters) == sorted([own, TOPIC, TOPIC])
+    assert any(letter["penstock_reason"].startswith("column topic: topic 'öö") for letter in letters)
+
+
 def test_rows_and_dead_letters_of_one_topic_go_together(site: Site) -> None:
     dead = "projects/p/topics/dead"
     dead_reader = site.topic(dead)

@@ -13,7 +13,7 @@ import xxhash
 
 from penstock.contract.publishing import MAX_PUT_BYTES, MESSAGES_SCHEMA, TRACE_KEYS, Trace
 from penstock.errors import InvalidRequest
-from penstock.publish.limits import MAX_ATTRIBUTES, Fault, not_utf8
+from penstock.publish.limits import MAX_ATTRIBUTES, MAX_VALUE_BYTES, Fault, not_utf8
 from penstock.pubsub.attributes import with_attributes
 from penstock.pubsub.wire import lengths
 
@@ -93,22 +93,25 @@ def buried(rows: pa.RecordBatch, found: Sequence[Fault], topic: str | None) -> p
     """Dead letters of the rows of some faults, in their order: each can be published, and says what is wrong with it.
 
     Data is cut where a request would end; attributes stay unless the row breaks a rule with them; keys are left out.
+    `topic`: of rows that name none, or none that can be written down.
     """
     reason_of = np.full(len(rows), -1)
-    bare = np.zeros(len(rows), bool)
+    bare, lost = np.zeros(len(rows), bool), lengths(rows.column("topic")) > MAX_VALUE_BYTES
     for number, fault in reversed(list(enumerate(found))):
         reason_of[fault.rows] = number
         bare[fault.rows] |= fault.column == "attributes"
+        lost[fault.rows] |= fault.column == "topic"
     chosen = np.flatnonzero(reason_of >= 0)
-    rows, bare = rows.take(pa.array(chosen)), bare[chosen]
+    rows, bare, lost = rows.take(pa.array(chosen)), bare[chosen], lost[chosen]
     attributes = rows.column("attributes")
     columns = {
         "data": _cut_data(rows.column("data")),
         "attributes": _kept(attributes, np.repeat(~bare, np.diff(attributes.offsets.to_numpy()))),
         "ordering_key": pa.nulls(len(rows), pa.string()),
     }
-    reasons = pa.array([f"column {fault.column}: {fault.rule}" for fault in found])
-    added = {REASON: reasons.take(pa.array(reason_of[chosen])), TOPIC: pa.repeat(topic or "", len(rows))}
+    reasons = pa.array([_cut_text(f"column {fault.column}: {fault.rule}") for fault in found])
+    topics = pc.if_else(pa.array(lost), pa.scalar(None, pa.string()), rows.column("topic")).fill_null(topic or "")
+    added = {REASON: reasons.take(pa.array(reason_of[chosen])), TOPIC: topics}
     return with_attributes(pa.RecordBatch.from_pydict(columns), added, most=MAX_ATTRIBUTES)
 
 
@@ -165,6 +168,11 @@ def _cut_data(data: pa.Array) -> pa.Array:
     return pa.array(
         [value.as_buffer()[:BURIED_DATA_BYTES].to_pybytes() if value.is_valid else None for value in data], data.type
     )
+
+
+def _cut_text(text: str) -> str:
+    """What of it an attribute's value has room for."""
+    return text.encode()[:MAX_VALUE_BYTES].decode(errors="ignore")
 
 
 @functools.lru_cache(maxsize=64)
