@@ -419,6 +419,15 @@ def test_a_column_of_topics_stands_above_the_writes_own(site: Site) -> None:
         assert sorted(int(one.data) % 4 for one in site.read(10, reader)) == [number] * 10
 
 
+@pytest.mark.parametrize(
+    ("code", "error"), [("RESOURCE_EXHAUSTED", ServiceUnavailable), ("PERMISSION_DENIED", PublishFailed)]
+)
+def test_a_topic_that_cannot_be_created_is_named(site: Site, code: str, error: type[Exception]) -> None:
+    site.on_loop(lambda: site.faults.fail("CreateTopic", code))
+    with pytest.raises(error, match=rf"creating topic {TOPIC}: {code}: "):
+        site.put(rows(1), create_topic=True)
+
+
 def test_topics_are_created_where_that_was_asked_for(site: Site) -> None:
     column = pa.array(["projects/p/topics/new-a", "projects/p/topics/new-b"] * 5)
     assert site.put(rows(10, topic=column), topic=None, create_topic=True).messages == 10

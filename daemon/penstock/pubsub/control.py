@@ -96,10 +96,9 @@ class Control:
             return False
         except google_errors.GoogleAPIError as error:
             why = failed(name, error)
-            if isinstance(why, ServiceUnavailable):
-                raise
+            kind = ServiceUnavailable if isinstance(why, ServiceUnavailable) else PublishFailed
             code = why.details["service_code"]
-            raise PublishFailed(f"creating topic {why.message}", topic=name, service_code=code) from error
+            raise kind(f"creating topic {why.message}", topic=name, service_code=code) from error
         return True
 
     async def _get(self, name: str) -> Subscription:
