@@ -142,6 +142,34 @@ def test_json_has_times_and_days_as_text_and_numbers_that_json_has_not_as_well()
     }
 
 
+def test_what_json_has_less_room_for_is_cut_off() -> None:
+    batch = pa.RecordBatch.from_pydict({"at": pa.array([1_500_000_001], pa.timestamp("ns"))})
+    assert converted(batch, as_json=True)["data"] == [b'{"at":"1970-01-01T00:00:01.500000"}']
+
+
+@given(values=st.lists(st.lists(TEXTS, max_size=3) | st.none(), min_size=1, max_size=20), start=st.integers(0, 19))
+def test_a_part_of_a_column_is_the_same_json_as_alone(values: list[list[str] | None], start: int) -> None:
+    maps = [None if texts is None else [(f"k{at}", text) for at, text in enumerate(texts)] for texts in values]
+    whole = {"list": pa.array(values, pa.list_(pa.string())), "map": pa.array(maps, MAP)}
+    texts = json_text.encode({name: column[start:] for name, column in whole.items()}, len(values[start:]))
+    assert texts.equals(json_text.encode(whole, len(values))[start:])
+
+
+def test_a_batch_too_large_for_one_column_is_converted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.client.pieces.PIECE_BYTES", 100)
+    batch = pa.RecordBatch.from_pydict({"x": [list(range(at)) for at in range(50)], "ordering_key": ["k"] * 50})
+    parts = list(Columns(batch.schema, as_json=True).converted([batch]))
+    assert len(parts) > 10
+    assert [json.loads(text)["x"] for part in parts for text in part["data"].to_pylist()] == batch["x"].to_pylist()
+
+
+def test_values_that_cannot_be_converted_are_an_error_that_names_the_column_and_the_rows() -> None:
+    never = pa.array([1 << 62], pa.timestamp("s"))
+    batch = pa.RecordBatch.from_pydict({"x": never})
+    with pytest.raises(InvalidRequest, match="column 'data' of the 1 rows from 0 on cannot be converted: Casting from"):
+        converted(batch, as_json=True)
+
+
 def test_columns_beside_the_payload_stay_what_they_are_with_json() -> None:
     batch = pa.RecordBatch.from_pydict({"x": [1], "ordering_key": ["k"], "attributes": ['{"a":"b"}'], "data": ["d"]})
     assert converted(batch, as_json=True) == {
@@ -164,6 +192,8 @@ def test_columns_beside_the_payload_stay_what_they_are_with_json() -> None:
         ({"ordering_key": ["x"]}, False, r"data \(or payload\) or attributes is needed"),
         ({"data": ["x"], "ordering_key": [b"x"]}, False, "column 'ordering_key' is binary; string is needed"),
         ({"attributes": ["{}"]}, True, "no column besides attributes"),
+        ({"x": pa.array([], pa.map_(pa.binary(), pa.int8()))}, True, r"column 'x\.key' is binary, which JSON has no"),
+        ({"x": pa.array([], pa.map_(pa.struct([]), pa.int8()))}, True, r"column 'x\.key' is struct<>, which JSON"),
         ({"x": [b"x"]}, True, r"column 'x' is binary, which JSON has no form for: convert it, as with base64\(x\)"),
     ],
 )

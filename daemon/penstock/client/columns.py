@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.client import json_text
+from penstock.client.pieces import pieces
 from penstock.contract.publishing import MESSAGES_SCHEMA
 from penstock.errors import InvalidRequest
 
@@ -93,10 +94,10 @@ class Columns:
         )
 
     def converted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The rows, each batch as one.
+        """The rows, in pieces: of a batch of gigabytes Arrow could make no column that is sent.
 
-        Raises `InvalidRequest` for batches of another schema; unless `lenient`, `InvalidMessage` for attributes that
-        are no JSON.
+        Raises `InvalidRequest` for batches of another schema and for values that cannot be converted; unless
+        `lenient`, `InvalidMessage` for attributes that are no JSON.
         """
         first_row, sent = 0, self.sent
         for batch in batches:
@@ -105,14 +106,24 @@ class Columns:
                     f"the record batch that begins with row {first_row} has the columns {_shown(batch.schema)}, the "
                     f"first one had {_shown(self.schema)}: write them in two writes, or make them alike"
                 )
-            columns = [self._column(field.name, batch, first_row) for field in sent]
-            yield pa.RecordBatch.from_arrays(columns, schema=sent)
-            first_row += batch.num_rows
+            for piece in pieces(batch):
+                columns = [self._column(field.name, piece, first_row) for field in sent]
+                yield pa.RecordBatch.from_arrays(columns, schema=sent)
+                first_row += piece.num_rows
 
     def _payload_names(self) -> list[str]:
         return [name for name in self.schema.names if name not in BESIDE]
 
     def _column(self, name: str, batch: pa.RecordBatch, first_row: int) -> pa.Array:
+        try:
+            return self._converted(name, batch, first_row)
+        except pa.ArrowException as error:
+            raise InvalidRequest(
+                f"column {name!r} of the {batch.num_rows} rows from {first_row} on cannot be converted: {error}",
+                column=name,
+            ) from error
+
+    def _converted(self, name: str, batch: pa.RecordBatch, first_row: int) -> pa.Array:
         if name == "data" and self.as_json:
             fields = {payload: batch.column(payload) for payload in self._payload_names()}
             return pc.cast(json_text.encode(fields, batch.num_rows), pa.binary())

@@ -95,7 +95,11 @@ def _encode(column: pa.Array, path: str) -> pa.Array:
     for fits, encoded in _ENCODERS:
         if fits(kind):
             return encoded(column, path)
-    raise InvalidRequest(
+    raise _refusal(kind, path)
+
+
+def _refusal(kind: pa.DataType, path: str) -> InvalidRequest:
+    return InvalidRequest(
         f"column {path!r} is {kind}, which JSON has no form for: convert it, as with base64({path}), or leave it out",
         column=path,
     )
@@ -124,20 +128,33 @@ def _quoted(column: pa.Array, path: str) -> pa.Array:
 
 def _time(column: pa.Array, _path: str) -> pa.Array:
     zone = "Z" if column.type.tz else ""
-    # Without its zone it is UTC, which needs no table of zones.
-    texts = pc.cast(pc.cast(column, pa.timestamp("us")), pa.string())
+    # Without its zone it is UTC, which needs no table of zones. Of nanoseconds what is left of them is cut off.
+    micros = pc.CastOptions(pa.timestamp("us"), allow_time_truncate=True)
+    texts = pc.cast(pc.cast(column, options=micros), pa.string())
     return _braced('"', pc.replace_substring(texts, " ", "T"), f'{zone}"')
 
 
 def _list(column: pa.Array, path: str) -> pa.Array:
-    items = pc.fill_null(_encode(column.values, f"{path}[]"), "null")
-    return _with_nulls_of(column, _braced("[", pc.binary_join(_lists(column.offsets, items), ","), "]"))
+    offsets, own = _own(column)
+    items = pc.fill_null(_encode(column.values[own], f"{path}[]"), "null")
+    return _with_nulls_of(column, _braced("[", pc.binary_join(_lists(offsets, items), ","), "]"))
 
 
 def _map(column: pa.Array, path: str) -> pa.Array:
-    keys = _quoted(column.keys, path)
-    entries = pc.binary_join_element_wise(keys, pc.fill_null(_encode(column.items, f"{path}[]"), "null"), ":")
-    return _with_nulls_of(column, _braced("{", pc.binary_join(_lists(column.offsets, entries), ","), "}"))
+    key_type, key_path = column.type.key_type, f"{path}.key"
+    if pa.types.is_nested(key_type):
+        raise _refusal(key_type, key_path)
+    encodable(key_type, key_path)
+    offsets, own = _own(column)
+    items = pc.fill_null(_encode(column.items[own], f"{path}[]"), "null")
+    entries = pc.binary_join_element_wise(_quoted(column.keys[own], key_path), items, ":")
+    return _with_nulls_of(column, _braced("{", pc.binary_join(_lists(offsets, entries), ","), "}"))
+
+
+def _own(column: pa.Array) -> tuple[pa.Array, slice]:
+    """Offsets from 0, and which items are of these rows: a slice of an array has the items of all."""
+    first, last = (column.offsets[at].as_py() for at in (0, -1))
+    return pc.subtract(column.offsets, pa.scalar(first, pa.int32())), slice(first, last)
 
 
 def _struct(column: pa.Array, path: str) -> pa.Array:

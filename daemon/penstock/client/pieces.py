@@ -12,6 +12,9 @@ PIECE_BYTES = 2 << 20
 """Of a record batch on its way to a daemon: large enough that its cost hardly shows, small enough that the first rows
 are published while the next ones come."""
 
+PIECE_ROWS = 100_000
+"""Rows that take hardly a byte, such as nulls and flags, may take many as JSON."""
+
 MOST_BYTES = MAX_PUT_BYTES // 2
 """A daemon takes no larger pieces than `MAX_PUT_BYTES`; it counts what comes a little differently."""
 
@@ -23,7 +26,7 @@ def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """A record batch in slices of about `PIECE_BYTES`; none for one without rows."""
     if not batch.num_rows:
         return
-    rows = max(batch.num_rows * PIECE_BYTES // max(batch.nbytes, 1), 1)
+    rows = min(max(batch.num_rows * PIECE_BYTES // max(batch.nbytes, 1), 1), PIECE_ROWS)
     if rows > REQUEST_ROWS:
         rows -= rows % REQUEST_ROWS
     for start in range(0, batch.num_rows, rows):
