@@ -9,7 +9,7 @@ from penstock.client import WriteSettings
 from penstock.client.node import host_and_port
 from penstock.client.writing import COMPRESS_ABOVE_BYTES
 from penstock.contract import topic_path
-from penstock.contract.publishing import FLUSH_TIMEOUT_S, ON_INVALID, RETRY_TIMEOUT_S
+from penstock.contract.publishing import FLUSH_TIMEOUT_S, LONGEST_TIMEOUT_S, ON_INVALID, RETRY_TIMEOUT_S
 from penstock.errors import InvalidOption, InvalidRequest
 from pyspark_pubsub import values
 from pyspark_pubsub.options import CREDENTIALS
@@ -128,8 +128,8 @@ def _json(said: Said) -> bool:
 
 def _timeout(said: Said, option: str, default_s: float) -> float:
     seconds = said.seconds_or(option, default_s)
-    if seconds <= 0:
-        values.refuse(option, said.get(option) or "", "more than 0, such as 60s or 10m")
+    if not 0 < seconds <= LONGEST_TIMEOUT_S:
+        values.refuse(option, said.get(option) or "", "more than 0 and at most 24h, such as 60s or 10m")
     return seconds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql.datasource import DataSourceArrowWriter, DataSourceStreamArrowWriter, WriterCommitMessage
+from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import StructType
 
 from penstock.client import NodeClient, write
-from penstock.client.columns import check_columns
+from penstock.client.columns import BESIDE, check_columns
+from penstock.client.json_text import encodable
 from penstock.contract import DEFAULT_ENDPOINT, PROTOCOL_VERSION, new_id
 from penstock.contract.actions import StatusRequest
 from penstock.contract.publishing import PutReply, Trace
@@ -23,6 +26,8 @@ from pyspark_pubsub.clients import client
 from pyspark_pubsub.sink_options import SinkOptions
 
 _LOG = logging.getLogger("penstock.spark")
+
+_COLLATION = re.compile(r" collate \w+")
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.05, 1.0
 """Waits for a daemon that does not answer double from the first to the last."""
@@ -54,11 +59,14 @@ def plan_write(options: Mapping[str, str], schema: StructType, *, overwrite: boo
         fix = 'use .outputMode("append") or "update"' if streaming else 'use .mode("append")'
         raise InvalidOption(f"{how}, and messages that were published cannot be taken back: {fix}")
     settings = parsed.settings
-    kinds = {field.name: field.dataType.simpleString() for field in schema}
+    # How text is compared matters to nobody who reads it.
+    kinds = {field.name: _COLLATION.sub("", field.dataType.simpleString()) for field in schema}
     if len(kinds) != len(schema):
         raise InvalidOption(f"columns {', '.join(schema.names)}: each name at most once")
     try:
         check_columns(kinds, as_json=settings.as_json)
+        if settings.as_json:
+            _check_payload(schema)
     except InvalidRequest as error:
         raise InvalidOption(error.message, **error.details) from error
     if settings.topic is None and "topic" not in kinds:
@@ -67,6 +75,13 @@ def plan_write(options: Mapping[str, str], schema: StructType, *, overwrite: boo
             "`topic`"
         )
     return Plan(parsed, new_id())
+
+
+def _check_payload(schema: StructType) -> None:
+    """Raises `InvalidRequest` for a column that JSON has no form for, `PySparkTypeError` where Arrow has none."""
+    for field in schema:
+        if field.name not in BESIDE:
+            encodable(to_arrow_type(field.dataType, timezone="UTC"), field.name)
 
 
 class PubSubWriter(DataSourceArrowWriter):

@@ -116,6 +116,7 @@ def test_rows_of_a_failed_task_come_again_and_none_is_missing(spark: SparkSessio
         ({"topicId": ""}, "data", "option topicId=''"),
         ({"topic": TOPIC}, "data", "option topic is not taken here: name it with topicId"),
         ({"flushTimeout": "0s"}, "data", "option flushTimeout='0s': more than 0"),
+        ({"retryTimeout": "25h"}, "data", "option retryTimeout='25h': more than 0 and at most 24h"),
         ({"onInvalid": "drop"}, "data", "option onInvalid='drop': one of fail, skip, deadletter"),
         ({"onInvalid": "deadletter"}, "data", "onInvalid=deadletter and deadLetterTopic go together"),
         ({"compression": "zip"}, "data", "option compression='zip': gzip or none"),
@@ -135,6 +136,30 @@ def test_what_cannot_work_is_refused_before_any_task(
         del chosen["topicId"]
     with pytest.raises(PySparkException, match=re.escape(words)):
         df.write.format("pubsub").options(**chosen).mode("append").save()
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("select 1 a, cast('x' as binary) b", "column 'b' is binary, which JSON has no form for"),
+        ("select map(named_struct('a', 1), 2) m", "column 'm.key' is struct"),
+        ("select interval '1' year i", "YearMonthIntervalType"),
+    ],
+)
+def test_columns_that_json_has_no_form_for_are_refused_before_any_task(
+    spark: SparkSession, site: Site, sql: str, words: str
+) -> None:
+    writer = spark.sql(sql).where("false").write.format("pubsub").options(**options(site, format="json"))
+    with pytest.raises(PySparkException, match=re.escape(words)):
+        writer.mode("append").save()
+
+
+def test_text_of_any_collation_is_text(spark: SparkSession, site: Site) -> None:
+    site.topic()
+    df = spark.sql("select 'é' collate UNICODE_CI data, map('a' collate UTF8_LCASE, 'b') attributes")
+    df.write.format("pubsub").options(**options(site)).mode("append").save()
+    (message,) = site.read(1)
+    assert (message.data.decode(), dict(message.attributes)) == ("é", {"a": "b"})
 
 
 @pytest.mark.parametrize(("mode", "words"), [("overwrite", r'use \.mode\("append"\)'), ("error", "(?i)save.?mode")])

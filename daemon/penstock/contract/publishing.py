@@ -24,6 +24,9 @@ MAX_PUT_BYTES = 64 << 20
 FLUSH_TIMEOUT_S, RETRY_TIMEOUT_S = 60.0, 600.0
 """Defaults: the first is Google's own for a publish call, the second for all tries of one together."""
 
+LONGEST_TIMEOUT_S = 86_400.0
+"""Of both: a write that takes longer holds its memory and its place among others for nothing."""
+
 ON_INVALID = ("fail", "skip", "deadletter")
 """What becomes of a row that Pub/Sub would refuse: it fails the write, is left out, or goes to `dead_letter_topic`."""
 

@@ -11,15 +11,13 @@ import pyarrow as pa
 
 from penstock.clock import Clock
 from penstock.contract import MAX_PUTS, topic_path
-from penstock.contract.publishing import ON_INVALID, PutRequest
+from penstock.contract.publishing import LONGEST_TIMEOUT_S, ON_INVALID, PutRequest
 from penstock.errors import Draining, InvalidRequest, ServiceUnavailable
 from penstock.publish.flow import Flow
 from penstock.publish.topics import Creator, Topics
 from penstock.publish.write import Write
 from penstock.pubsub import PubSubChannel
 from penstock.settings import PublishSettings
-
-LONGEST_TIMEOUT_S = 86_400.0
 
 
 class Outlet:
