@@ -18,10 +18,10 @@ from pyspark.sql.types import StructType
 from penstock.client import NodeClient, write
 from penstock.client.columns import BESIDE, check_columns
 from penstock.client.json_text import encodable
-from penstock.contract import DEFAULT_ENDPOINT, PROTOCOL_VERSION, new_id
-from penstock.contract.actions import StatusRequest
+from penstock.contract import DEFAULT_ENDPOINT, MAX_PUTS, PROTOCOL_VERSION, new_id
+from penstock.contract.actions import StatusReply, StatusRequest
 from penstock.contract.publishing import PutReply, Trace
-from penstock.errors import InvalidOption, InvalidRequest, NodeUnreachable
+from penstock.errors import Draining, InvalidOption, InvalidRequest, NodeUnreachable, ServiceUnavailable
 from pyspark_pubsub.clients import client
 from pyspark_pubsub.sink_options import SinkOptions
 
@@ -150,20 +150,35 @@ def _endpoint(options: SinkOptions, partition: int) -> str:
 
 
 def _wait_for(node: NodeClient, wait_s: float) -> None:
-    """Before a row is sent a daemon may be waited for; afterwards its loss is an error. Raises `NodeUnreachable`."""
+    """Before a row is sent a daemon may be waited for; afterwards its loss is an error.
+
+    Raises `NodeUnreachable`, or `Draining` or `ServiceUnavailable` of one that answers but would take no write.
+    """
     until, pause_s = time.monotonic() + wait_s, RETRY_FIRST_S
     while True:
         try:
-            node.call("status", StatusRequest(v=PROTOCOL_VERSION))
-        except NodeUnreachable as error:
+            _check_taking(node.call("status", StatusRequest(v=PROTOCOL_VERSION)), node.endpoint)
+        except (NodeUnreachable, Draining, ServiceUnavailable) as error:
             if time.monotonic() + pause_s >= until:
-                raise NodeUnreachable(
-                    f"{error.message} (waited {wait_s:g} s, option nodeWait)", **error.details
+                raise type(error)(
+                    f"{error.message} (waited {wait_s:g} s, option nodeWait)", node=error.node, **error.details
                 ) from error
+            if pause_s == RETRY_FIRST_S:
+                _LOG.warning("waiting up to %g s: %s", wait_s, error)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_LAST_S)
         else:
             return
+
+
+def _check_taking(status: StatusReply, endpoint: str) -> None:
+    if status.state == "draining":
+        raise Draining(f"the daemon at {endpoint} is shutting down and takes no new writes", node=status.node)
+    if (status.publishing or {}).get("writes", 0) >= MAX_PUTS:
+        raise ServiceUnavailable(
+            f"the daemon at {endpoint} has {MAX_PUTS} writes already: run fewer tasks at a time, or more daemons",
+            node=status.node,
+        )
 
 
 def _again(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -116,6 +116,9 @@ def rows(count: int, **columns: Any) -> pa.RecordBatch:
 class _Opener:
     """What `status` asks; nothing is pulled here."""
 
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
     async def subscription(self, name: str, create: CreateSubscription | None) -> Subscription:
         raise NotImplementedError
 
@@ -126,7 +129,7 @@ class _Opener:
         return {}
 
     def publishing(self) -> dict[str, object]:
-        return {}
+        return self._outlet.statistics()
 
     def drain(self) -> None:
         raise NotImplementedError
@@ -162,7 +165,7 @@ async def _run(
                 "grpc://127.0.0.1:0",
                 loop=asyncio.get_running_loop(),
                 reservoir=reservoir,
-                actions=Actions(reservoir, _Opener(), "test"),
+                actions=Actions(reservoir, _Opener(outlet), "test"),
                 clock=boottime,
                 read_idle_s=30.0,
                 outlet=outlet,

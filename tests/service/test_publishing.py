@@ -10,16 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
+from pyspark.sql.types import BinaryType, StructField, StructType
 from tests.chaos.proxy import Proxy
 from tests.service.conftest import NAME, TOPIC, Daemon, Site, until
 
 from penstock import Publisher
 from penstock.contract.publishing import PutReply
 from penstock.errors import Draining, NodeUnreachable, PenstockError, PublishFailed
+from pyspark_pubsub.writer import PubSubWriter, plan_write
 
 BATCH = pa.RecordBatch.from_pydict({"data": [b"x" * 1000] * 1000})
 
@@ -77,6 +79,30 @@ def test_a_daemon_that_is_told_to_stop_finishes_its_writes_and_takes_no_new_ones
     reply = writing.outcome.result(30)
     assert reply.messages == writing.given == published(site)
     assert daemon.process.wait(30) == 0
+
+
+def test_a_task_waits_for_a_daemon_that_is_told_to_stop_and_writes_to_the_next_one(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = site.serve()
+    writing = Writing(daemon.endpoint)
+    until(lambda: published(site) > 2000)
+    daemon.process.send_signal(signal.SIGTERM)
+    until(lambda: "draining" in daemon.log())
+    plan = plan_write(
+        {"topicId": TOPIC, "daemons": daemon.endpoint},
+        StructType([StructField("data", BinaryType())]),
+        overwrite=False,
+        streaming=False,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(PubSubWriter(plan).write, iter([BATCH]))
+        until(lambda: "takes no new writes" in caplog.text)
+        writing.stop.set()
+        assert writing.outcome.result(30).messages == writing.given
+        assert daemon.process.wait(30) == 0
+        site.serve(port=daemon.port)
+        assert task.result(60).messages == len(BATCH)
 
 
 def test_a_write_that_outlives_the_drain_gets_an_error(site: Site) -> None:

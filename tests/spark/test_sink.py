@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
-from tests.publish.site import TOPIC, Site
+from pyspark.sql.types import BinaryType, StructField, StructType
+from tests.processes import until
+from tests.publish.site import TOPIC, Site, rows
 from tests.publish.site import daemon as publishing_daemon
 
 from penstock.contract.publishing import TRACE_KEYS
+from penstock.errors import ServiceUnavailable
+from pyspark_pubsub.writer import PubSubWriter, Written, plan_write
 
 
 @pytest.fixture
@@ -172,3 +179,32 @@ def test_a_daemon_that_does_not_answer_fails_the_write_after_node_wait(spark: Sp
     chosen = options(site, daemons="127.0.0.1:1", nodeWait="300ms")
     with pytest.raises(PySparkException, match=r"NODE_UNREACHABLE.*waited 0\.3 s, option nodeWait"):
         numbered(spark, 1, 1).write.format("pubsub").options(**chosen).mode("append").save()
+
+
+def test_a_task_waits_while_the_daemon_has_as_many_writes_as_it_takes(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.topic()
+    monkeypatch.setattr("pyspark_pubsub.writer.MAX_PUTS", 1)
+    schema = StructType([StructField("data", BinaryType())])
+    started, going_on = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[pa.RecordBatch]:
+        yield rows(1)
+        yield rows(1)  # it was asked for when the first one had been sent
+        started.set()
+        going_on.wait(30)
+
+    def task(batches: Iterator[pa.RecordBatch], wait: str) -> Written:
+        plan = plan_write(options(site, nodeWait=wait), schema, overwrite=False, streaming=False)
+        return PubSubWriter(plan).write(batches)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(task, slow(), "2s")
+        assert started.wait(10)
+        until(lambda: len(site.outlet) == 1)
+        with pytest.raises(ServiceUnavailable, match=r"has 1 writes already.*waited 0\.2 s, option nodeWait"):
+            task(iter([rows(1)]), "200ms")
+        second = pool.submit(task, iter([rows(3)]), "20s")
+        going_on.set()
+        assert (first.result(20).messages, second.result(20).messages) == (2, 3)
