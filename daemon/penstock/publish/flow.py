@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator
 
 from penstock.change import Change
@@ -24,6 +26,7 @@ class Flow:
         self._window_bytes = 0
         self.max_requests = max_requests
         self._max_bytes = max_bytes
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._moved = Change()
 
     def hold(self, change_bytes: int) -> None:
@@ -46,14 +49,39 @@ class Flow:
 
     @contextlib.asynccontextmanager
     async def slot(self, size_bytes: int) -> AsyncIterator[None]:
-        """Wait until a request of this size may go, and let the next one go at the end of the block. Safe to cancel."""
-        while self.requests and (self.requests >= self.max_requests or self._window_bytes + size_bytes > WINDOW_BYTES):
-            await self._moved.wait()
-        self.requests += 1
-        self._window_bytes += size_bytes
+        """Wait until a request of this size may go, and let the next ones go at the end of the block. Safe to cancel.
+
+        In the order of asking: a large one would wait for ever behind small ones that need less room.
+        """
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((size_bytes, turn))
+        self._let_go()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._let_go()
+            else:  # it was its turn already
+                self._done(size_bytes)
+            raise
         try:
             yield
         finally:
-            self.requests -= 1
-            self._window_bytes -= size_bytes
-            self._moved.tell()
+            self._done(size_bytes)
+
+    def _let_go(self) -> None:
+        while self._waiting:
+            size_bytes, turn = self._waiting[0]
+            full = self.requests >= self.max_requests or self._window_bytes + size_bytes > WINDOW_BYTES
+            if self.requests and full and not turn.cancelled():
+                return
+            self._waiting.popleft()
+            if not turn.cancelled():
+                self.requests += 1
+                self._window_bytes += size_bytes
+                turn.set_result(None)
+
+    def _done(self, size_bytes: int) -> None:
+        self.requests -= 1
+        self._window_bytes -= size_bytes
+        self._let_go()
