@@ -105,7 +105,7 @@ class Publisher:
         return write(self._node, self._settings, schema, batches, told=told)
 
     def close(self) -> None:
-        """End the connection; a running `publish` fails."""
+        """Begin nothing more; a running `publish` goes on to its end."""
         self._node.close()
 
 

@@ -76,7 +76,7 @@ class PutEnd(Body):
 class PutReply(Body):
     """All `rows` are done: `messages` were confirmed by Pub/Sub, the rest was `skipped` or `dead_lettered`.
 
-    `bytes`: of the messages, without framing. The IDs are those of the first and the last row published.
+    `bytes`: of the requests, before compression. The IDs are those of the first and the last message published.
     """
 
     rows: int

@@ -330,7 +330,7 @@ class Write:
 def _no_topic(name: str, rows: int) -> Fault | None:
     everything = np.arange(rows)
     if not name:
-        return Fault(everything, "topic", "null, and the option topicId names none")
+        return Fault(everything, "topic", "empty, or null where the option topicId names none")
     try:
         topic_path(name)
     except InvalidRequest as error:
