@@ -142,6 +142,28 @@ def test_json_has_times_and_days_as_text_and_numbers_that_json_has_not_as_well()
     }
 
 
+def test_columns_of_other_libraries_are_what_they_stand_for() -> None:
+    """Categories of pandas, and what Polars makes of text and lists."""
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "category": pa.array(["a", None, "a"]).dictionary_encode(),
+            "view": pa.array(["x", "y", None], pa.string_view()),
+            "large": pa.array([["x"], None, []], pa.large_list(pa.large_string())),
+            "fixed": pa.array([[1, 2], None, [3, None]], pa.list_(pa.int8(), 2)),
+            "ordering_key": pa.array(["k", "k", None]).dictionary_encode(),
+        }
+    )
+    made = converted(batch, as_json=True)
+    assert [json.loads(text) for text in made["data"]] == [
+        {"category": "a", "view": "x", "large": ["x"], "fixed": [1, 2]},
+        {"view": "y"},
+        {"category": "a", "large": [], "fixed": [3, None]},
+    ]
+    assert made["ordering_key"] == ["k", "k", None]
+    data = pa.RecordBatch.from_pydict({"data": pa.array([b"a", b"b", b"a"]).dictionary_encode()})
+    assert converted(data)["data"] == [b"a", b"b", b"a"]
+
+
 def test_what_json_has_less_room_for_is_cut_off() -> None:
     batch = pa.RecordBatch.from_pydict({"at": pa.array([1_500_000_001], pa.timestamp("ns"))})
     assert converted(batch, as_json=True)["data"] == [b'{"at":"1970-01-01T00:00:01.500000"}']

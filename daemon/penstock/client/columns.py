@@ -58,6 +58,8 @@ def kind_of(kind: pa.DataType) -> str:
         return "string"
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return "binary"
+    if pa.types.is_dictionary(kind):
+        return kind_of(kind.value_type)
     if pa.types.is_map(kind):
         return f"map<{kind_of(kind.key_type)},{kind_of(kind.item_type)}>"
     return str(kind)
@@ -129,8 +131,8 @@ class Columns:
             return pc.cast(json_text.encode(fields, batch.num_rows), pa.binary())
         if name == "data":
             (own,) = set(DATA) & set(batch.schema.names)
-            return pc.cast(batch.column(own), pa.binary())
-        column = batch.column(name)
+            return pc.cast(json_text.decoded(batch.column(own)), pa.binary())
+        column = json_text.decoded(batch.column(name))
         if name == "attributes":
             if pa.types.is_map(column.type):
                 return _map_of_strings(column)

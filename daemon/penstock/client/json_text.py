@@ -41,6 +41,11 @@ def encodable(kind: pa.DataType, path: str) -> None:
     _encode(pa.array([], kind), path)
 
 
+def decoded(column: pa.Array) -> pa.Array:
+    """Values in the place of numbers of values."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
 def attributes(texts: pa.Array, first_row: int, *, lenient: bool = False) -> pa.MapArray:
     """Maps from JSON objects of strings; null for none.
 
@@ -91,6 +96,7 @@ def _unescaped(texts: pa.Array) -> pa.Array:
 
 def _encode(column: pa.Array, path: str) -> pa.Array:
     """JSON texts, null where the value is."""
+    column = decoded(column)
     kind = column.type
     for fits, encoded in _ENCODERS:
         if fits(kind):
@@ -138,6 +144,10 @@ def _list(column: pa.Array, path: str) -> pa.Array:
     offsets, own = _own(column)
     items = pc.fill_null(_encode(column.values[own], f"{path}[]"), "null")
     return _with_nulls_of(column, _braced("[", pc.binary_join(_lists(offsets, items), ","), "]"))
+
+
+def _other_list(column: pa.Array, path: str) -> pa.Array:
+    return _list(column.cast(pa.list_(column.type.value_type)), path)
 
 
 def _map(column: pa.Array, path: str) -> pa.Array:
@@ -190,13 +200,17 @@ def _with_nulls_of(column: pa.Array, texts: pa.Array) -> pa.Array:
 
 
 _ENCODERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array, str], pa.Array]], ...] = (
-    (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), _quoted),
+    (
+        lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind),
+        _quoted,
+    ),
     (lambda kind: pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind), _plain),
     (pa.types.is_floating, _float),
     (pa.types.is_decimal, _plain),
     (pa.types.is_date, _quoted),
     (pa.types.is_timestamp, _time),
     (pa.types.is_list, _list),
+    (lambda kind: pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind), _other_list),
     (pa.types.is_map, _map),
     (pa.types.is_struct, _struct),
 )
