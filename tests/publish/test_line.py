@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from google.pubsub_v1.types import PublishRequest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.publish import parcels
-from penstock.publish.line import Line
+from penstock.publish.line import LAG_CUTS, Line
 from penstock.publish.parcels import LINGER_BYTES, LINGER_S, Gathering, Parcel
 from penstock.pubsub import wire
 
@@ -23,7 +24,7 @@ def rows(count: int, keys: list[str | None] | None = None, data_bytes: int = 10)
 
 
 def parcel(number: int, key: str = "") -> Parcel:
-    return Parcel(number, TOPIC, key, rows(1), 50)
+    return Parcel(number, number, TOPIC, key, rows(1), 50)
 
 
 @given(
@@ -58,6 +59,27 @@ def test_any_interleaving_keeps_each_keys_order(keys: list[str], choices: list[t
         assert numbers == sorted(numbers)
 
 
+def test_what_waits_behind_a_key_that_stands_still_holds_no_memory_of_others() -> None:
+    """One row of the key in each megabyte."""
+    gathering, line = Gathering(), Line()
+    batch = rows(1000, ["slow"] + [None] * 999, data_bytes=1000)
+    before = pa.total_allocated_bytes()
+    for _ in range(200):
+        gathering.add(TOPIC, batch, 0.0)
+        for one in gathering.cut():
+            line.push(one)
+            if not one.key:
+                sent = line.next()
+                assert sent is not None
+                sent = line.next() if sent.key else sent
+                assert sent is one
+                sent.take_encoded()
+                line.done(sent)
+    assert line.waiting == 199
+    assert pa.total_allocated_bytes() - before < (LAG_CUTS + 3) * batch.nbytes
+    del one, sent
+
+
 def test_few_rows_wait_a_moment_for_more_and_many_do_not() -> None:
     gathering = Gathering()
     assert gathering.wait_s(0.0) == float("inf")
@@ -88,11 +110,12 @@ def test_parcels_have_every_row_once_in_order_and_keep_the_limits(
     got = []
     for one in cut:
         assert one.messages <= wire.MAX_PUBLISH_ROWS
-        part = one.take_rows()
-        assert len(part) == one.messages
-        assert len(wire.encode_publish(TOPIC, part)) <= one.size_bytes + 100
+        encoded = one.take_encoded()
+        messages = PublishRequest.deserialize(encoded).messages
+        assert len(messages) == one.messages
+        assert len(encoded) <= one.size_bytes + 100
         assert one.size_bytes <= wire.MAX_PUBLISH_BYTES
-        got += [(one.key, value) for value in part.column(0).to_pylist()]
+        got += [(one.key, message.data) for message in messages]
     for key in ("", "a", "b", "c"):
         assert [value for own, value in got if own == key] == [value for own, value in pushed if own == key]
     assert len(got) == len(pushed)

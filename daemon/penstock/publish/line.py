@@ -9,6 +9,10 @@ from penstock.publish.parcels import Parcel
 Key = tuple[str, str]
 """Topic and ordering key."""
 
+LAG_CUTS = 32
+"""A key so far behind stands still while others go on. Its few rows would hold the memory of all that they were cut
+from, up to 5 MB a time, of which nothing is counted: they are encoded at once, which they would be later anyway."""
+
 
 class Line:
     """Parcels that wait for their turn. One that `next` gave out is under way until `done` or `stop`.
@@ -33,7 +37,10 @@ class Line:
         if not parcel.key:
             self._ready.append(parcel)
         elif key in self._behind:
-            self._behind[key].append(parcel)
+            behind = self._behind[key]
+            if behind and parcel.cut - behind[0].cut >= LAG_CUTS:
+                parcel.encode()
+            behind.append(parcel)
         else:
             self._behind[key] = deque()
             self._ready.append(parcel)

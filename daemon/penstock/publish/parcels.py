@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from penstock.pubsub.wire import cut_sizes, publish_sizes
+from penstock.pubsub.wire import cut_sizes, encode_publish, publish_sizes
 
 LINGER_S = 0.005
 LINGER_BYTES = 5_000_000
@@ -21,25 +21,38 @@ JOIN_BYTES = 256 << 10
 
 
 class Parcel:
-    """Messages of one topic and one ordering key ("" for none), in order. `size_bytes`: of their request, at most."""
+    """Messages of one topic and one ordering key ("" for none), in order. `size_bytes`: of their request, at most.
 
-    def __init__(self, number: int, topic: str, key: str, rows: pa.RecordBatch, size_bytes: int) -> None:
+    `number`: of parcels; `cut`: of times that what had gathered was cut.
+    """
+
+    def __init__(self, number: int, cut: int, topic: str, key: str, rows: pa.RecordBatch, size_bytes: int) -> None:
         self.number = number
+        self.cut = cut
         self.topic = topic
         self.key = key
         self.messages = len(rows)
         self.size_bytes = size_bytes
         self._rows: pa.RecordBatch | None = rows
+        self._encoded: bytes | None = None
 
     def __repr__(self) -> str:
         """Such as `<Parcel 3: 1000 messages of 'key' to projects/p/topics/t>`."""
         return f"<Parcel {self.number}: {self.messages} messages of {self.key!r} to {self.topic}>"
 
-    def take_rows(self) -> pa.RecordBatch:
-        """The rows, once: encoded they are held in another form."""
+    def encode(self) -> None:
+        """Make the request. Until then its rows hold the memory of all that they were cut from."""
         rows, self._rows = self._rows, None
-        assert rows is not None, "taken once"
-        return rows
+        assert rows is not None, "encoded once"
+        self._encoded = encode_publish(self.topic, rows)
+
+    def take_encoded(self) -> bytes:
+        """The request, once."""
+        if self._encoded is None:
+            self.encode()
+        encoded, self._encoded = self._encoded, None
+        assert encoded is not None, "made above"
+        return encoded
 
 
 class Gathering:
@@ -50,6 +63,7 @@ class Gathering:
         self._waiting: dict[str, list[pa.RecordBatch]] = {}
         self._oldest = math.inf
         self._numbers = itertools.count()
+        self._cuts = 0
 
     def __bool__(self) -> bool:
         """Whether rows wait."""
@@ -68,6 +82,7 @@ class Gathering:
     def cut(self) -> Iterator[Parcel]:
         """All that waits, as parcels."""
         waiting, self._waiting, self.size_bytes, self._oldest = self._waiting, {}, 0, math.inf
+        self._cuts += 1
         for topic, batches in waiting.items():
             keyed = any(_has_keys(batch) for batch in batches)
             if keyed and len(batches) > 1:  # few large requests for each key rather than many small ones
@@ -79,7 +94,7 @@ class Gathering:
                     for start, stop in cut_sizes(sizes[first:last]):
                         size_bytes = int(sizes[first + start : first + stop].sum())
                         part = ordered.slice(first + start, stop - start)
-                        yield Parcel(next(self._numbers), topic, key, part, size_bytes)
+                        yield Parcel(next(self._numbers), self._cuts, topic, key, part, size_bytes)
 
 
 def _has_keys(rows: pa.RecordBatch) -> bool:

@@ -22,7 +22,7 @@ from penstock.publish.parcels import Gathering, Parcel
 from penstock.publish.rows import buried, by_topic, check_schema, received, traced
 from penstock.publish.tally import Tally, invalid_row, refused
 from penstock.publish.topics import Topic, Topics
-from penstock.pubsub import Backoff, Means, Published, Refused, wire
+from penstock.pubsub import Backoff, Means, Published, Refused
 from penstock.telemetry import events
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.1, 10.0
@@ -231,7 +231,7 @@ class Write:
     async def _send(self, parcel: Parcel) -> None:
         """One request, again and again until it is confirmed or given up."""
         topic = self._used[parcel.topic]
-        encoded = wire.encode_publish(parcel.topic, parcel.take_rows())
+        encoded = parcel.take_encoded()
         figures = topic.figures
         figures.in_flight_requests += 1
         figures.in_flight_messages += parcel.messages
