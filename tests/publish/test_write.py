@@ -287,6 +287,20 @@ def test_a_row_that_is_too_large_for_the_daemon_is_named_by_the_writer(site: Sit
     until(lambda: len(site.outlet) == 0)
 
 
+def test_such_a_row_is_left_out_or_buried_like_others_where_that_was_asked_for(site: Site) -> None:
+    site.topic()
+    dead = "projects/p/topics/dead"
+    dead_reader = site.topic(dead)
+    batch = pa.RecordBatch.from_pydict({"data": [b"a", b"b", bytes(MAX_PUT_BYTES)]})
+    with Publisher(TOPIC, endpoint=site.node.endpoint, on_invalid="skip") as publisher:
+        assert publisher.publish(batch).skipped == 1
+    chosen = {"on_invalid": "deadletter", "dead_letter_topic": dead}
+    with Publisher(TOPIC, endpoint=site.node.endpoint, **chosen) as publisher:  # type: ignore[arg-type]
+        assert publisher.publish(batch).dead_lettered == 1
+    assert site.published() == 4
+    assert site.published(dead_reader) == 1
+
+
 def broken(column: str, value: Any) -> pa.RecordBatch:
     """Row 1 of 3 has it."""
     given: dict[str, pa.Array] = {

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.client import json_text
-from penstock.client.pieces import pieces
+from penstock.client.pieces import MOST_BYTES, pieces
 from penstock.contract.publishing import MESSAGES_SCHEMA
 from penstock.errors import InvalidRequest
 
@@ -69,8 +69,8 @@ def kind_of(kind: pa.DataType) -> str:
 class Columns:
     """Makes record batches of `schema` into those that a daemon takes, which have `sent`.
 
-    `project`: of topics that are IDs only. `lenient`: rows with attributes that are no JSON go to the daemon as others
-    that Pub/Sub refuses. Raises `InvalidRequest` when made.
+    `project`: of topics that are IDs only. `lenient`: rows with attributes that are no JSON, or with more data than a
+    daemon takes, go to it as others that Pub/Sub refuses. Raises `InvalidRequest` when made.
     """
 
     schema: pa.Schema
@@ -128,10 +128,10 @@ class Columns:
     def _converted(self, name: str, batch: pa.RecordBatch, first_row: int) -> pa.Array:
         if name == "data" and self.as_json:
             fields = {payload: batch.column(payload) for payload in self._payload_names()}
-            return pc.cast(json_text.encode(fields, batch.num_rows), pa.binary())
+            return self._fit(pc.cast(json_text.encode(fields, batch.num_rows), pa.binary()))
         if name == "data":
             (own,) = set(DATA) & set(batch.schema.names)
-            return pc.cast(json_text.decoded(batch.column(own)), pa.binary())
+            return self._fit(pc.cast(json_text.decoded(batch.column(own)), pa.binary()))
         column = json_text.decoded(batch.column(name))
         if name == "attributes":
             if pa.types.is_map(column.type):
@@ -142,6 +142,12 @@ class Columns:
             whole = pc.binary_join_element_wise(f"projects/{self.project}/topics/", column, "")
             return pc.if_else(pc.match_substring(column, "/"), column, whole)
         return column
+
+    def _fit(self, data: pa.Array) -> pa.Array:
+        """`lenient`: of a value that no daemon takes so much that it still is one that Pub/Sub refuses."""
+        if not self.lenient or len(data) != 1 or data.nbytes <= MOST_BYTES:
+            return data
+        return pa.array([data[0].as_buffer()[:MOST_BYTES].to_pybytes()], pa.binary())
 
 
 def _shown(schema: pa.Schema) -> str:
