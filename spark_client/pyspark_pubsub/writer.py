@@ -133,20 +133,20 @@ def _write(plan: Plan, query: str, batch: str, iterator: Iterator[pa.RecordBatch
         return Written(0, 0, 0, 0)
     options = plan.options
     context = TaskContext.get()
-    partition = 0 if context is None else context.partitionId()
+    partition, attempt = (0, 0) if context is None else (context.partitionId(), context.attemptNumber())
     trace = Trace(query=query, batch=batch, partition=str(partition)) if options.tracing else None
-    node = client(_endpoint(options, partition))
+    node = client(_endpoint(options, partition + attempt))
     _wait_for(node, options.node_wait_s)
     reply: PutReply = write(node, options.settings, first.schema, _again(first, iterator), trace=trace)
     return Written(reply.messages, reply.bytes, reply.skipped, reply.dead_lettered)
 
 
-def _endpoint(options: SinkOptions, partition: int) -> str:
-    """The daemon beside this task, if it is told of one; else one of the option's, tasks in turn."""
+def _endpoint(options: SinkOptions, turn: int) -> str:
+    """The daemon beside this task, if it is told of one; else one of the option's, tasks and their attempts in turn."""
     own = os.environ.get("PENSTOCK_ENDPOINT")
     if own and (not options.endpoints or len(options.endpoints) > 1):
         return own
-    return options.endpoints[partition % len(options.endpoints)] if options.endpoints else DEFAULT_ENDPOINT
+    return options.endpoints[turn % len(options.endpoints)] if options.endpoints else DEFAULT_ENDPOINT
 
 
 def _wait_for(node: NodeClient, wait_s: float) -> None:

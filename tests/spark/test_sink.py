@@ -181,6 +181,13 @@ def test_a_daemon_that_does_not_answer_fails_the_write_after_node_wait(spark: Sp
         numbered(spark, 1, 1).write.format("pubsub").options(**chosen).mode("append").save()
 
 
+def test_a_task_that_is_run_again_goes_to_another_daemon(spark: SparkSession, site: Site) -> None:
+    site.topic()
+    chosen = options(site, daemons=f"127.0.0.1:1,{site.node.endpoint}", nodeWait="300ms")
+    numbered(spark, 100, 2).write.format("pubsub").options(**chosen).mode("append").save()
+    assert site.published() == 100
+
+
 def test_a_task_waits_while_the_daemon_has_as_many_writes_as_it_takes(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
