@@ -154,7 +154,7 @@ class Checks:
     def _contact(self, daemon: Daemon, consumer: Consumer) -> None:
         key = (daemon.reservoir.node, consumer.id)
         before, self._in_contact[key] = self._in_contact.get(key, False), consumer.contact
-        if not before or consumer.contact or consumer.said_bye or consumer.closed:
+        if not before or consumer.contact or consumer.said_bye or consumer.closed or daemon.draining:
             return
         if key not in self._heard:  # not since the daemon's start
             return

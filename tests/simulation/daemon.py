@@ -17,7 +17,7 @@ from tests.simulation.storage import Lasting, Memory, Store, Volatile
 from penstock.contract import ROWS_SCHEMA
 from penstock.contract.actions import CreateSubscription, Ticket
 from penstock.contract.body import Request
-from penstock.errors import PenstockError, from_dict
+from penstock.errors import Draining, PenstockError, from_dict
 from penstock.flight import Actions
 from penstock.flight.reads import Read, Reads
 from penstock.reservoir import Reservoir, Subscription, durably
@@ -32,6 +32,12 @@ SUBSCRIPTION = "projects/p/subscriptions/orders"
 
 WALL_S = 1_700_000_000.0
 """The wall clock when a world begins."""
+
+DRAIN_S = 10.0
+"""How long readers may finish after SIGTERM."""
+
+FLUSH_S = 0.2
+"""On average: for the last acks and releases, of which some may not have been sent."""
 
 TICK_S = 1.0
 """The product ticks twenty times as often; nothing here lasts less than this but the way of a call."""
@@ -73,6 +79,7 @@ class Daemon:
         self.world = world
         self.name = site
         self.up = False
+        self.draining = False
         self.life = 0
         self.process = Process(site)
         self.settings = Settings(
@@ -97,6 +104,7 @@ class Daemon:
     def boot(self) -> None:
         """Start the process."""
         self.up, self.life, self.stream, self._opening = True, self.life + 1, None, False
+        self.draining = False
         self.process.frozen_until = 0.0
         try:
             self.reservoir, found = self.memory.boot()
@@ -195,6 +203,8 @@ class Daemon:
     async def subscription(self, name: str, create: CreateSubscription | None) -> Subscription:
         """The one there is, described first by whoever opens it first."""
         faults = self.world.faults
+        if self.draining:
+            raise Draining("the daemon is shutting down")
         if name not in self.reservoir.subscriptions or faults.rng.random() < 0.1:
             await Delay(faults.soon_s(0.2))
         if name not in self.reservoir.subscriptions:
@@ -224,8 +234,8 @@ class Daemon:
         return held
 
     def state(self) -> str:
-        """Always."""
-        return "serving"
+        """What it is doing."""
+        return "draining" if self.draining else "serving"
 
     def publishing(self) -> dict[str, object]:
         """Nothing is."""
@@ -236,7 +246,29 @@ class Daemon:
         return {name: held.statistics() for name, held in self.reservoir.subscriptions.items()}
 
     def drain(self) -> None:
-        """Not simulated."""
+        """SIGTERM: as `Service` ends, in its order."""
+        self.draining = True
+        self.world.note("%s drains", self.name)
+        for held in self.reservoir.subscriptions.values():
+            held.drain()
+        self._drain(self.life, self.world.now + DRAIN_S)
+
+    def _drain(self, life: int, end: float) -> None:
+        if life != self.life or not self.up or self.world.frozen(self.process, lambda: self._drain(life, end)):
+            return
+        subscriptions = self.reservoir.subscriptions.values()
+        if self.world.now < end and any(held.batches for held in subscriptions):
+            self.world.at(TICK_S / 2, lambda: self._drain(life, end))
+            return
+        for held in subscriptions:
+            held.release_all()
+        self.world.checks.after(self)
+        self.world.at(self.world.faults.soon_s(FLUSH_S), lambda: self._end(life))
+
+    def _end(self, life: int) -> None:
+        if life == self.life and self.up:
+            self.crash("has drained")
+            self.restart()
 
     # --- pulling ------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,8 @@ class Mix:
     failed_sync: float = 0.0
     disk_full: float = 0.0
     damaged_rows: float = 0.0
+    # Only where a run is to be about it.
+    daemon_drain: float = 0.0
 
 
 DISK = ("torn_write", "failed_sync", "disk_full", "damaged_rows")
@@ -59,6 +61,7 @@ DISK = ("torn_write", "failed_sync", "disk_full", "damaged_rows")
 NOW_AND_THEN = (
     *("daemon_crash", "daemon_pause", "driver_crash", "driver_pause", "zombie", "stop", "cut", "move"),
     *("stream_break", "strangers", "power_cut", *DISK),
+    "daemon_drain",
 )
 
 STRESS_WEIGHT, STRESS_CHANCE, STRESS_EVERY_S = 8.0, 0.2, 1.0
@@ -174,6 +177,8 @@ def _shape(rng: random.Random) -> Shape:
 def _mix(rng: random.Random) -> Mix:
     mix = Mix()
     for field in fields(Mix):
+        if field.name == "daemon_drain":
+            continue
         choices = _WEIGHTS if field.name in NOW_AND_THEN else _CHANCES.get(field.name, _OTHERWISE)
         setattr(mix, field.name, rng.choice(choices))
     return mix

@@ -13,9 +13,10 @@ BUDGET_S = 12.0
 SEEDS = 300
 
 
-def test_every_promise_holds_in_every_world() -> None:
+@pytest.mark.parametrize("stress", [(), ("daemon_drain",)])
+def test_every_promise_holds_in_every_world(stress: tuple[str, ...]) -> None:
     began, looked_at = time.process_time(), 0
-    for result in run_seeds(0, SEEDS):
+    for result in run_seeds(0, SEEDS, stress=stress):
         assert result.failure is None, f"seed {result.seed}: {result.failure}\n{result.story}"
         looked_at += 1
         if time.process_time() - began > BUDGET_S:

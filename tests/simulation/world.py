@@ -168,6 +168,13 @@ class World:
         daemon.restart()
         return True
 
+    def _daemon_drain(self) -> bool:
+        daemon = self.faults.rng.choice(self.daemons)
+        if not daemon.up or daemon.draining:
+            return False
+        daemon.drain()
+        return True
+
     def _power_cut(self) -> bool:
         daemon = self.faults.rng.choice(self.daemons)
         if not daemon.up:
