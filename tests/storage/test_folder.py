@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -46,6 +47,18 @@ def test_a_path_that_is_no_folder_is_refused_with_the_reason(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidOption, match=r"data_dir = .*file.*cannot be written to"):
         open_store(tmp_path / "file" / "below", fsync=True, site="here")
+
+
+def test_a_full_disk_at_the_start_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_file: int, _data: bytes, _at: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pwrite", full)
+        with pytest.raises(InvalidOption, match="cannot be used: No space left on device"):
+            open_store(tmp_path, fsync=True, site="here")
+    again, _ = open_store(tmp_path, fsync=True, site="here")
+    again.close()
 
 
 async def test_a_folder_of_another_release_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

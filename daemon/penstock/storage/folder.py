@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -45,8 +46,9 @@ class Folder:
                 f"data_dir = {str(self.path)!r} is in use by the process with PID {holder}: stop that daemon, or give "
                 "each one a folder of its own"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk, which whoever needs more than this is to tell of
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def __enter__(self) -> Self:
         """Give the lock back with the block."""
