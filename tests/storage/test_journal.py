@@ -166,6 +166,15 @@ def test_a_journal_whose_new_name_is_not_safe_is_not_gone_on_with(
     journal.close()
 
 
+def test_nothing_is_written_into_a_journal_that_was_removed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", fsync=True)
+    journal.append(RECORDS[:1])
+    (tmp_path / "journal").unlink()
+    with pytest.raises(StoreFailed, match="journal was removed while it was in use"):
+        journal.append(RECORDS[1:])
+    journal.close()
+
+
 def test_space_for_decisions_is_taken_ahead(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal", fsync=True)
     journal.append(RECORDS)

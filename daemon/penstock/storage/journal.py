@@ -13,6 +13,7 @@ from pathlib import Path
 
 from penstock.storage.folder import sync_file, sync_folder
 from penstock.storage.framing import Record, Replay, framed, framed_anew, replayed
+from penstock.storage.ports import StoreFailed
 
 AHEAD_BYTES = 1 << 20
 """Allocated beyond the end. The commits and acks of some thousand batches take that much; a seal of one batch takes
@@ -51,7 +52,12 @@ class Journal:
         return self.size > max(REWRITE_BYTES, 4 * self._rewritten)
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write behind the last record. What fails leaves the end where it was."""
+        """Write behind the last record. What fails leaves the end where it was.
+
+        Not into a file that somebody has removed: a restart would know nothing of what was promised.
+        """
+        if not os.fstat(self._file).st_nlink:
+            raise StoreFailed(f"{self._path} was removed while it was in use")
         raw = framed(records, self._durable)
         self._allocate(self.size + len(raw))
         _write(self._file, raw, self.size)
