@@ -119,6 +119,13 @@ def test_a_flush_that_takes_too_long_is_an_error_and_no_hang(site: Site) -> None
     assert caught.value.details["service_code"] == "FLUSH_TIMEOUT"
 
 
+def test_a_flush_of_too_many_requests_says_that_it_is_these(site: Site) -> None:
+    site.topic()
+    site.on_loop(lambda: site.faults.delay("Publish", 0.2, 1000))
+    with pytest.raises(PublishFailed, match=r"flushTimeout, 1 s \([\d,]+ requests wait, which many ordering keys make"):
+        site.put(keyed(2000, 2000), flush_timeout_s=1.0)
+
+
 def test_a_topic_that_is_deleted_half_way_ends_the_write_which_says_how_many_were_confirmed(site: Site) -> None:
     site.topic()
 

@@ -319,7 +319,11 @@ class Write:
 
     def _not_flushed(self) -> PenstockError:
         reasons = [topic.calls.gate.reason() for topic in self._used.values()]
-        why = next((f"{code}: {words}" for code, words in reasons if code), "no answer yet")
+        why = "no answer yet"
+        if self._tally.requests and self._line.waiting:
+            many = f"{self._line.waiting:,} requests wait, which many ordering keys make of few rows each"
+            why = f"{many}: allow more time, or write fewer keys"
+        why = next((f"{code}: {words}" for code, words in reasons if code), why)
         return refused(
             self._request.topic or "the topics of column `topic`",
             "FLUSH_TIMEOUT",
