@@ -17,6 +17,16 @@ MAX_FAILURES = 4
 """Local Spark repeats a failed task only if told how often."""
 
 
+TIMEOUT_S = 300
+"""Of a test that sets no other: the first begins with the start of a Spark, which takes a minute on a busy machine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session = (
