@@ -10,7 +10,7 @@ TESTS ?= tests
 # Many tests wait for processes; two at a time, each file on one worker, take two thirds of the time of one.
 WORKERS ?= 2
 BENCHMARKS ?=
-BENCH_SECONDS ?= 1.5
+BENCH_SECONDS ?= 1
 BENCH_RESULTS ?= benchmarks/results
 
 .DEFAULT_GOAL := help

@@ -19,10 +19,10 @@ from benchmarks.harness import Goal, Report, main
 from benchmarks.topic import SUBSCRIPTION, topic
 
 GOALS = {"p50_over_floor_ms": Goal(30, at_most=True)}
-WARM_UP_MESSAGES = 6
+WARM_UP_MESSAGES = 4
 """Workers start and the JVM compiles meanwhile."""
 
-LEAST_MESSAGES = 15
+LEAST_MESSAGES = 11
 
 
 def run(seconds: float) -> Report:

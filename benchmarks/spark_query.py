@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, help="an empty folder; whoever made it removes it")
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--warm-up-s", type=float, default=4)
+    parser.add_argument("--warm-up-s", type=float, default=3)
     parser.add_argument("--cores", type=int, default=2)
     chosen = parser.parse_args()
     reader = session(chosen.cores).readStream.format(chosen.format)

@@ -13,10 +13,10 @@ from pyspark.sql import functions as f
 from benchmarks.children import say
 from benchmarks.spark_query import session
 
-ROWS = 400_000
+ROWS = 250_000
 """Of one write: long enough that what a Spark job costs by itself, some 100 ms, is little of it."""
 
-WARM_UP_S = 4.0
+WARM_UP_S = 3.0
 """The JVM compiles, Python workers start."""
 
 
