@@ -70,6 +70,7 @@ def test_what_is_delivered_again_while_it_is_held_is_read_once_and_acknowledged(
     assert (figures["received"], figures["acknowledged"], figures["acks_lost"]) == (6000, 3000, 0)
 
 
+@pytest.mark.long
 def test_a_stopped_daemon_notices_and_serves_what_lapsed_meanwhile_once(site: Site) -> None:
     daemon = site.serve()
     site.publish(3000)

@@ -131,7 +131,7 @@ def test_a_driver_that_is_killed_goes_on_from_its_checkpoint_and_leaves_no_proce
     assert_each_row_is_there(compared(drained(NAME), feed.rows - ROWS), repeated=ROWS - HELD_ROWS)
 
 
-@pytest.mark.parametrize("victim", ["daemon", "workers"])
+@pytest.mark.parametrize("victim", [pytest.param("daemon", marks=pytest.mark.long), "workers"])
 def test_a_killed_task_or_daemon_costs_the_stream_a_task_and_no_row(
     spark: SparkSession, site: Site, feed: Feed, checkpoint: str, victim: str
 ) -> None:
