@@ -109,11 +109,12 @@ def test_bytes_pass_and_a_stall_only_delays_them(echo: int) -> None:
 
 
 def test_a_stall_may_begin_after_some_more_bytes(echo: int) -> None:
-    with Proxy(echo) as proxy, socket.create_connection(("127.0.0.1", proxy.port), timeout=0.3) as client:
+    with Proxy(echo) as proxy, socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
         proxy.stall(after_bytes=6)  # three there, and three back
         client.sendall(b"one")
         assert client.recv(10) == b"one"
         client.sendall(b"two")
+        client.settimeout(0.3)
         with pytest.raises(TimeoutError):
             client.recv(10)
 
