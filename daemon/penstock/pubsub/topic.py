@@ -129,6 +129,8 @@ def _confirmed(answer: bytes, messages: int, took_s: float) -> Published | Refus
         return Refused("INTERNAL", f"an answer that is no PublishResponse: {error}", Means.RETRY)
     if len(message_ids) != messages:
         return Refused("INTERNAL", f"{len(message_ids)} message IDs for {messages} messages", Means.RETRY)
+    if message_ids.index("").as_py() >= 0:
+        return Refused("INTERNAL", "an empty message ID", Means.RETRY)
     return Published(message_ids, took_s)
 
 
